@@ -1,0 +1,40 @@
+# `make run`: the main job on drawn films; `make test`: the test suite. See README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup run test lint up down lock
+
+setup: $(STAMP)
+
+# Made anew when the lock changes; a second call finds the stamp and installs nothing.
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+run: setup
+	$(BIN)/cxr train
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+up: setup
+	$(BIN)/cxr up
+
+down: setup
+	$(BIN)/cxr down
+
+# Pins only, no addresses: the lock serves any package index.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--fork-strategy fewest --no-header --no-annotate --upgrade --quiet -o requirements.lock

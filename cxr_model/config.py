@@ -1,0 +1,324 @@
+"""Every setting of a run: frozen dataclasses, checked once, and the presets that fill them.
+
+Plain data, so that the same objects are the command line's settings, Prefect's typed
+flow parameters and ``config.json``. Nothing here is handed to an ``nn.Module``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from cxr_model.errors import ConfigError
+
+# Read by pydantic where Prefect validates parameters; a plain dict, so that this module
+# needs no pydantic. A mistyped key is then refused by its name.
+_STRICT: dict[str, Any] = {"extra": "forbid"}
+
+NETWORKS = ("cxresnet", "seed-resnet", "seed-convnet")
+
+
+def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name}={value!r}: {remedy}")
+
+
+def default_patterns() -> dict[str, list[str]]:
+    """Folder-name patterns of the three default classes, in the order of the output units."""
+    return {"normal": ["normal*"], "pneumonia": ["pneumonia*"], "covid": ["covid*"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    source: str = "phantom"
+    """phantom[:N], kaggle[:owner/slug[/version]], a folder, a zip file or s3://bucket/prefix."""
+    size_px: int = 224
+    """Side of the square that every film is resized to."""
+    color: Literal["grey", "rgb"] = "grey"
+    """Channels kept by the cache: one, or three for image sets whose colour carries meaning."""
+    patient_pattern: str = r"^(\d{8})_\d{3}(?!\d)"
+    """Regular expression on the file name whose first group is the patient; the default is
+    the NIH rule (``00000061_012.jpg`` is patient 00000061). Empty: no patient rule."""
+    max_unreadable_fraction: float = 0.01
+    """A run stops when more than this share of the films cannot be decoded."""
+    max_extracted_gb: float = 50.0
+    """Archives that would unpack to more are refused."""
+    max_extracted_files: int = 500_000
+    """Archives that hold more members are refused."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.source), "data.source", self.source, "name a data source")
+        _require(32 <= self.size_px <= 1024, "data.size_px", self.size_px, "use 32 to 1024")
+        _require(
+            0 <= self.max_unreadable_fraction <= 1,
+            "data.max_unreadable_fraction",
+            self.max_unreadable_fraction,
+            "use 0 to 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomConfig:
+    """What the drawn data set holds, and which sins are planted in it on request."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    num_films: int = 600
+    seed: int = 0
+    films_per_patient: int = 1
+    """Films that share a patient number in their NIH-style file name."""
+    num_exact_duplicates: int = 0
+    """Films written a second time, byte for byte, under another name."""
+    num_near_duplicates: int = 0
+    """Films written a second time after a small crop, gamma and re-encoding."""
+    num_unreadable: int = 0
+    """Files whose bytes are cut short or are no image at all."""
+    num_wrong_labels: int = 0
+    """Films that stand in the folder of another class."""
+    marker_class: str = ""
+    """Class whose films all carry a bright corner marker; empty: none."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_films >= 15, "phantom.num_films", self.num_films, "use at least 15")
+        _require(
+            self.films_per_patient >= 1,
+            "phantom.films_per_patient",
+            self.films_per_patient,
+            "use at least 1",
+        )
+        for name in ("exact_duplicates", "near_duplicates", "unreadable", "wrong_labels"):
+            count = getattr(self, f"num_{name}")
+            _require(
+                0 <= count <= self.num_films,
+                f"phantom.num_{name}",
+                count,
+                f"use 0 to phantom.num_films ({self.num_films})",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    mode: Literal["patterns", "folders", "csv"] = "patterns"
+    """``patterns``: folder names are matched; ``folders``: each folder is a class;
+    ``csv``: a table names the films and their labels."""
+    patterns: dict[str, list[str]] = field(default_factory=default_patterns)
+    """Class name to shell-style patterns of folder names, case-insensitive."""
+    ignore: list[str] = field(default_factory=lambda: ["mask*"])
+    """Patterns of folder names whose files are no films (lesion masks, for one)."""
+    csv: str = ""
+    """For ``mode=csv``: the table's file, absolute or relative to the data's root."""
+    path_column: str = "path"
+    label_column: str = "label"
+
+    def __post_init__(self) -> None:
+        if self.mode == "patterns":
+            _require(
+                len(self.patterns) >= 2,
+                "labels.patterns",
+                sorted(self.patterns),
+                "a classifier needs two classes or more",
+            )
+        _require(
+            self.mode != "csv" or bool(self.csv),
+            "labels.csv",
+            self.csv,
+            "labels.mode=csv needs the table's file name",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    validation_fraction: float = 0.2
+    holdout_fraction: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("validation_fraction", "holdout_fraction"):
+            value = getattr(self, name)
+            _require(0 < value < 1, f"split.{name}", value, "use a share between 0 and 1")
+        _require(
+            self.validation_fraction + self.holdout_fraction < 1,
+            "split.validation_fraction",
+            self.validation_fraction,
+            "validation and holdout together must leave films to train on",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    name: Literal["cxresnet", "seed-resnet", "seed-convnet"] = "cxresnet"
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Channels of the stem and of each stage of ``cxresnet``."""
+    depths: tuple[int, ...] = (1, 2, 2, 2)
+    """Residual blocks in each stage of ``cxresnet``."""
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.widths) == len(self.depths) + 1 and min(self.widths, default=0) >= 8,
+            "network.widths",
+            self.widths,
+            "one width of at least 8 for the stem and one for each entry of network.depths",
+        )
+        _require(min(self.depths) >= 1, "network.depths", self.depths, "use at least one block")
+        _require(0 <= self.dropout < 1, "network.dropout", self.dropout, "use 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes a radiograph allows; each value is the largest one drawn."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    rotation_deg: float = 7.0
+    scale: float = 0.1
+    """Relative change of size."""
+    shift: float = 0.05
+    """Share of the side."""
+    gamma: float = 0.2
+    """Exponent is drawn from exp(-gamma) to exp(gamma)."""
+    noise: float = 0.02
+    """Standard deviation of Gaussian noise, as a share of the grey range."""
+    flip: bool = False
+    """Left-right flip. It moves the heart to the other side: off."""
+
+    def __post_init__(self) -> None:
+        for name, largest in (
+            ("rotation_deg", 45.0),
+            ("scale", 0.5),
+            ("shift", 0.5),
+            ("gamma", 1.0),
+            ("noise", 0.5),
+        ):
+            value = getattr(self, name)
+            _require(0 <= value <= largest, f"augment.{name}", value, f"use 0 to {largest}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    epochs: int = 30
+    batch_size: int = 16
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    learning_rate: float = 3e-3
+    """The peak of ``one-cycle``, or the rate of ``constant``."""
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    balance_classes: bool = True
+    """Weight the loss by inverse class frequency in the training split."""
+    ema_decay: float = 0.99
+    """Decay per step of the averaged weights that are validated and kept; 0: none."""
+    device: str = "auto"
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 autocast where the device computes it natively."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "training.epochs", self.epochs, "use at least 1")
+        _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "use at least 2")
+        _require(
+            0 < self.learning_rate < 10,
+            "training.learning_rate",
+            self.learning_rate,
+            "use above 0, below 10",
+        )
+        _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "use >= 0")
+        _require(
+            0 <= self.label_smoothing < 1,
+            "training.label_smoothing",
+            self.label_smoothing,
+            "use 0 to below 1",
+        )
+        _require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "use 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    bootstrap_draws: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.bootstrap_draws >= 100,
+            "evaluate.bootstrap_draws",
+            self.bootstrap_draws,
+            "use at least 100",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    methods: tuple[Literal["occlusion", "integrated-gradients", "grad-cam"], ...] = (
+        "occlusion",
+        "integrated-gradients",
+        "grad-cam",
+    )
+    films_per_class: int = 2
+    """Holdout films of each class drawn for the gallery."""
+    num_mistakes: int = 4
+    """Holdout films that are most confidently wrong."""
+    occlusion_window_px: int = 45
+    occlusion_stride_px: int = 9
+    integrated_gradients_steps: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.films_per_class >= 1,
+            "explain.films_per_class",
+            self.films_per_class,
+            "use at least 1",
+        )
+        _require(self.num_mistakes >= 0, "explain.num_mistakes", self.num_mistakes, "use >= 0")
+        _require(
+            1 <= self.occlusion_stride_px <= self.occlusion_window_px,
+            "explain.occlusion_stride_px",
+            self.occlusion_stride_px,
+            "use 1 to explain.occlusion_window_px",
+        )
+        _require(
+            self.integrated_gradients_steps >= 2,
+            "explain.integrated_gradients_steps",
+            self.integrated_gradients_steps,
+            "use at least 2",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All settings of one run of the main job."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    preset: str = "standard"
+    """Name of the preset the settings started from; kept for the record."""
+    data: DataConfig = field(default_factory=DataConfig)
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    explain: ExplainConfig = field(default_factory=ExplainConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.explain.occlusion_window_px <= self.data.size_px,
+            "explain.occlusion_window_px",
+            self.explain.occlusion_window_px,
+            f"use at most data.size_px ({self.data.size_px})",
+        )

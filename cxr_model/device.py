@@ -1,0 +1,39 @@
+"""Which device and precision a run computes with."""
+
+import torch
+
+from cxr_model.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` takes CUDA where there is one; a device that is not there is a ``ConfigError``."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"training.device={name!r}: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"training.device={name!r}: this machine has {torch.cuda.device_count()} CUDA "
+            "devices; use training.device=auto"
+        )
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` gives bfloat16 only where the device multiplies it natively; elsewhere it is slower."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities["avx512_bf16"] or capabilities["amx_bf16"])
+    return torch.bfloat16 if native else torch.float32
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,45 @@
+"""What a run was computed with, for the record."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "captum", "prefect", "numpy", "pandas", "pillow", "boto3")
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that shape a result; absent ones are left out."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_revision() -> str:
+    """Commit of the source tree, with ``-dirty`` when it was changed; ``unknown`` outside git."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip()
+
+
+def environment_record(device: str) -> dict[str, Any]:
+    return {
+        "versions": package_versions(),
+        "device": device,
+        "platform": platform.platform(),
+        "git_revision": git_revision(),
+    }

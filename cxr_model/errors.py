@@ -1,0 +1,36 @@
+"""The one family of errors that a user can mend."""
+
+
+class CxrError(Exception):
+    """A mistake in input, settings or surroundings, told in one line with its remedy.
+
+    The command line prints the message without a traceback and exits with 2; anything
+    that is not a ``CxrError`` is a defect of this project and keeps its traceback.
+    """
+
+
+class ConfigError(CxrError, ValueError):
+    """A setting that does not exist or has an impossible value.
+
+    Also a ``ValueError``, so that Prefect's parameter validation takes it for one.
+    """
+
+
+class DataError(CxrError):
+    """Films, folders or labels that a run cannot be built on."""
+
+
+class SourceError(CxrError):
+    """A data source (Kaggle, archive, bucket) that cannot be read."""
+
+
+class StorageError(CxrError):
+    """Object storage that refuses, is away, or returns other bytes than were written."""
+
+
+class StackError(CxrError):
+    """The local stack (Prefect server, worker, object store) cannot be started or reached."""
+
+
+class DivergenceError(CxrError):
+    """A training loss that is no longer a finite number."""

@@ -1,0 +1,260 @@
+"""How good a classifier is on films it never saw: each figure with its 95 % interval and n.
+
+The interval is a percentile bootstrap over groups (Efron & Tibshirani 1993, ch. 13): whole
+groups, a patient's films for one, are drawn with replacement, because films of one group
+are not independent. A draw is a vector of film weights, so one weighted formula gives the
+point value (all weights one) and all draws at once.
+
+Shape suffixes: N films, C classes, B bootstrap draws, U distinct scores. 2,000 draws of
+three classes took 0.1 s for 225 films, 1 s for 2,000 and 7 s for 20,000 (one CPU core,
+212 MB at the peak).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_model.errors import DataError
+
+Array = NDArray[Any]
+Estimate = dict[str, Any]
+
+OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "mcc")
+PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc")
+
+_CHUNK_BYTES = 16 * 2**20  # of one films x draws array; a handful of them live at once
+
+
+def evaluate_predictions(
+    labels: Array,
+    probabilities: Array,
+    groups: Array,
+    classes: Sequence[str],
+    *,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The ``holdout`` part of ``metrics.json``.
+
+    ``labels`` (N,) are names from ``classes`` (C of them), ``probabilities`` (N, C) stand in
+    the order of ``classes`` and the largest one is the prediction, ``groups`` (N,) name what
+    is drawn as a whole. Each figure is ``{"value", "ci_low", "ci_high", "n"}`` where ``n``
+    counts the films that enter it: a sensitivity's positives, a PPV's predicted positives.
+    Per-class figures are one-vs-rest. Draws in which a figure is undefined are left out; an
+    undefined value is ``None``.
+
+    Raises ``DataError`` for shapes that disagree, unknown labels and non-finite numbers.
+    """
+    _check(labels, probabilities, groups, classes)
+    truth_N = (labels[:, None] == np.array(classes)).argmax(axis=1)
+    scores_NC = probabilities.astype(np.float64)
+    points = weighted_figures(truth_N, scores_NC, np.ones((len(labels), 1)))
+    chunks = [
+        weighted_figures(truth_N, scores_NC, weights_NB)
+        for weights_NB in _bootstrap_weights(groups, draws, np.random.default_rng(seed))
+    ]
+    confusion_CC = points["confusion_matrix"][..., 0].astype(int)
+    intervals = {
+        name: np.apply_along_axis(
+            _percentile_interval, -1, np.concatenate([chunk[name] for chunk in chunks], axis=-1)
+        )
+        for name in points
+    }
+    estimates = _estimates(points, intervals, _films_entering(confusion_CC))
+    return {
+        "n": len(labels),
+        "num_groups": len(np.unique(groups)),
+        "classes": list(classes),
+        **{name: estimates[name].item() for name in OVERALL},
+        "per_class": {
+            label: {name: estimates[name][c] for name in PER_CLASS}
+            for c, label in enumerate(classes)
+        },
+        "confusion_matrix": confusion_CC.tolist(),
+        "confusion_matrix_interval": {
+            "ci_low": intervals["confusion_matrix"][..., 0].tolist(),
+            "ci_high": intervals["confusion_matrix"][..., 1].tolist(),
+        },
+        "interval": f"95 % percentile bootstrap over groups, {draws} draws",
+    }
+
+
+def proportion_interval(successes: int, n: int) -> Estimate:
+    """A share of ``n`` independent trials with Wilson's 95 % interval (Wilson 1927)."""
+    if not 0 <= successes <= n:
+        raise DataError(f"successes={successes}: use 0 to n ({n})")
+    if n == 0:
+        return _estimate(math.nan, math.nan, math.nan, 0)
+    z = NormalDist().inv_cdf(0.975)
+    share = successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # Exact where rounding would leave the bounds of 0 of n and n of n a hair off.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return _estimate(share, low, high, n)
+
+
+def format_estimate(estimate: Estimate) -> str:
+    """``0.893 (0.85–0.93)``, or ``undefined`` where there was nothing to compute it on."""
+    if estimate["value"] is None:
+        return "undefined"
+    return f"{estimate['value']:.3f} ({estimate['ci_low']:.2f}–{estimate['ci_high']:.2f})"
+
+
+def weighted_figures(truth_N: Array, scores_NC: Array, weights_NB: Array) -> dict[str, Array]:
+    """Every figure under every column of film weights; undefined ones are NaN.
+
+    ``truth_N`` are class indices, ``scores_NC`` probabilities, ``weights_NB`` non-negative.
+    Returns (B,) for the names in ``OVERALL``, (C, B) for those in ``PER_CLASS`` and (C, C, B)
+    for ``confusion_matrix`` (row true, column predicted).
+    """
+    num_films, num_classes = scores_NC.shape
+    cell_N = truth_N * num_classes + scores_NC.argmax(axis=1)
+    in_cell_NK = np.zeros((num_films, num_classes**2))
+    in_cell_NK[np.arange(num_films), cell_N] = 1.0
+    confusion_CCB = (in_cell_NK.T @ weights_NB).reshape(num_classes, num_classes, -1)
+    ranking_CB = [
+        _ranking_figures(truth_N == c, scores_NC[:, c], weights_NB) for c in range(num_classes)
+    ]
+    return {
+        **_confusion_figures(confusion_CCB),
+        "auroc": np.stack([auroc_B for auroc_B, _ in ranking_CB]),
+        "auprc": np.stack([auprc_B for _, auprc_B in ranking_CB]),
+        "confusion_matrix": confusion_CCB,
+    }
+
+
+def _confusion_figures(confusion_CCB: Array) -> dict[str, Array]:
+    hit_CB = confusion_CCB.diagonal().T
+    true_CB, predicted_CB = confusion_CCB.sum(axis=1), confusion_CCB.sum(axis=0)
+    total_B = true_CB.sum(axis=0)
+    true_negative_CB = total_B - true_CB - predicted_CB + hit_CB
+    sensitivity_CB = _ratio(hit_CB, true_CB)
+    f1_CB = _ratio(2 * hit_CB, true_CB + predicted_CB)
+    return {
+        "accuracy": _ratio(hit_CB.sum(axis=0), total_B),
+        "balanced_accuracy": sensitivity_CB.mean(axis=0),
+        "macro_f1": f1_CB.mean(axis=0),
+        # Matthews' coefficient for any number of classes: Gorodkin 2004.
+        "mcc": _ratio(
+            hit_CB.sum(axis=0) * total_B - (true_CB * predicted_CB).sum(axis=0),
+            np.sqrt(
+                (total_B**2 - (true_CB**2).sum(axis=0))
+                * (total_B**2 - (predicted_CB**2).sum(axis=0))
+            ),
+        ),
+        "sensitivity": sensitivity_CB,
+        "specificity": _ratio(true_negative_CB, total_B - true_CB),
+        "ppv": _ratio(hit_CB, predicted_CB),
+        "npv": _ratio(true_negative_CB, total_B - predicted_CB),
+        "f1": f1_CB,
+    }
+
+
+def _ranking_figures(positive_N: Array, score_N: Array, weights_NB: Array) -> tuple[Array, Array]:
+    """AUROC (ties count half, Mann-Whitney) and AUPRC (average precision), (B,) each."""
+    order_N = np.argsort(-score_N, kind="stable")
+    starts_U = np.flatnonzero(np.diff(score_N[order_N], prepend=np.inf))
+    sorted_NB = weights_NB[order_N]
+    total_UB = np.add.reduceat(sorted_NB, starts_U)
+    sorted_NB *= positive_N[order_N, None]
+    positive_UB = np.add.reduceat(sorted_NB, starts_U)
+    called_UB = total_UB.cumsum(axis=0)  # at or above the score: true and false positives
+    hit_UB = positive_UB.cumsum(axis=0)
+    num_positive_B, num_negative_B = hit_UB[-1], called_UB[-1] - hit_UB[-1]
+    negative_below_UB = num_negative_B - (called_UB - hit_UB) + (total_UB - positive_UB) / 2
+    concordant_B = np.einsum("ub,ub->b", positive_UB, negative_below_UB)
+    called_UB[called_UB == 0] = 1.0  # above a draw's first film nothing is hit either: 0 / 1
+    precision_B = np.einsum("ub,ub->b", positive_UB, hit_UB / called_UB)
+    return (
+        _ratio(concordant_B, num_positive_B * num_negative_B),
+        _ratio(precision_B, num_positive_B),
+    )
+
+
+def _bootstrap_weights(
+    groups_N: Array, draws: int, generator: np.random.Generator
+) -> Iterator[Array]:
+    """Chunks (N, B) of film weights: how often the film's group came up in each draw."""
+    names, group_N = np.unique(groups_N, return_inverse=True)
+    num_groups = len(names)
+    chunk = max(1, _CHUNK_BYTES // (8 * len(groups_N)))
+    for start in range(0, draws, chunk):
+        num = min(chunk, draws - start)
+        picks = generator.integers(num_groups, size=(num, num_groups))
+        picks += num_groups * np.arange(num)[:, None]
+        counts = np.bincount(picks.ravel(), minlength=num * num_groups)
+        yield counts.reshape(num, num_groups).T[group_N].astype(np.float64)
+
+
+def _films_entering(confusion_CC: Array) -> dict[str, Array]:
+    """The ``n`` of each figure, in the figure's shape."""
+    true_C, predicted_C = confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
+    total = true_C.sum()
+    every_C = np.full_like(true_C, total)
+    return {
+        **dict.fromkeys(OVERALL, total),
+        "sensitivity": true_C,
+        "specificity": total - true_C,
+        "ppv": predicted_C,
+        "npv": total - predicted_C,
+        "f1": true_C + predicted_C - confusion_CC.diagonal(),
+        "auroc": every_C,
+        "auprc": every_C,
+    }
+
+
+def _estimates(
+    points: dict[str, Array], intervals: dict[str, Array], num_films: dict[str, Array]
+) -> dict[str, Array]:
+    """Arrays of `Estimate`, each in its figure's shape."""
+    to_estimate = np.vectorize(_estimate, otypes=[object])
+    return {
+        name: to_estimate(
+            points[name][..., 0], intervals[name][..., 0], intervals[name][..., 1], num_films[name]
+        )
+        for name in (*OVERALL, *PER_CLASS)
+    }
+
+
+def _percentile_interval(drawn_B: Array) -> Array:
+    """The middle 95 % of the draws in which the figure is defined, (2,)."""
+    defined = drawn_B[~np.isnan(drawn_B)]
+    return np.percentile(defined, (2.5, 97.5)) if len(defined) else np.full(2, np.nan)
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    return np.divide(
+        numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0
+    )
+
+
+def _estimate(value: float, ci_low: float, ci_high: float, n: int) -> Estimate:
+    """Plain numbers for JSON, which has no NaN: ``None`` stands for undefined."""
+    if math.isnan(value) or math.isnan(ci_low):
+        return {"value": None, "ci_low": None, "ci_high": None, "n": int(n)}
+    bounds = {"ci_low": float(ci_low), "ci_high": float(ci_high)}
+    return {"value": float(value), **bounds, "n": int(n)}
+
+
+def _check(labels: Array, probabilities: Array, groups: Array, classes: Sequence[str]) -> None:
+    expected = (len(labels), len(classes))
+    if probabilities.shape != expected or groups.shape != labels.shape or len(labels) == 0:
+        raise DataError(
+            f"probabilities {probabilities.shape}, groups {groups.shape}: {len(labels)} labels "
+            f"and {len(classes)} classes need {expected} and ({len(labels)},), and a film"
+        )
+    unknown = sorted(set(labels.tolist()) - set(classes))
+    if unknown:
+        raise DataError(f"label {unknown[0]!r}: not one of the classes {', '.join(classes)}")
+    if not np.isfinite(probabilities).all():
+        row = int(np.flatnonzero(~np.isfinite(probabilities).all(axis=1))[0])
+        raise DataError(
+            f"probabilities of film {row}: not finite; lower training.learning_rate, "
+            "training has diverged"
+        )

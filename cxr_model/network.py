@@ -1,0 +1,228 @@
+"""The networks: our own ``cxresnet`` and the two of the seed project, rebuilt.
+
+All take normalised films ``x_NCHW`` (float, zero mean, unit variance over the training
+films) and return logits ``(N, num_classes)``. Each names its last feature map for
+Grad-CAM. Shape suffixes as in `cxr_model.blocks`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cxr_model.blocks import PostActivationBlock, ResidualBlock, conv3x3
+from cxr_model.config import NETWORKS, NetworkConfig
+from cxr_model.errors import ConfigError
+
+
+class CxResNet(nn.Module):
+    """Pre-activation residual network with squeeze-excitation, for small sets of large films.
+
+    A two-convolution stem takes the film to a quarter of its side; each further stage
+    opens with a stride of two, the last but keeps its size: a feature map of a sixteenth
+    of the side (14 x 14 at 224 px) localises twice as finely as the usual thirty-second.
+    ``widths`` holds the stem's channels and each stage's, ``depths`` the blocks a stage.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        stem_width = widths[0]
+        self.stem = nn.Sequential(
+            conv3x3(in_channels, stem_width, stride=2),
+            nn.BatchNorm2d(stem_width),
+            nn.ReLU(),
+            conv3x3(stem_width, widths[1], stride=2),
+        )
+        stages: list[nn.Module] = []
+        for i, (width, depth) in enumerate(zip(widths[1:], depths, strict=True)):
+            stride = 1 if i in (0, len(depths) - 1) else 2
+            first = ResidualBlock(widths[max(i, 1)], width, stride)
+            stages.append(
+                nn.Sequential(first, *(ResidualBlock(width, width) for _ in range(depth - 1)))
+            )
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.BatchNorm2d(widths[-1])
+        self.act = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    @property
+    def last_feature_map(self) -> nn.Module:
+        return self.act
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        features_NDhw: Tensor = self.act(self.norm(self.stages(self.stem(x_NCHW))))
+        logits: Tensor = self.head(self.dropout(self.pool(features_NDhw).flatten(1)))
+        return logits
+
+
+class SeedResNet(nn.Module):
+    """The seed project's residual network: what later work is measured against.
+
+    Three input channels (grey is repeated), convolution to 16 channels and pooling, four
+    post-activation residual layers of 64, 128, 256 and 512 channels with stride two,
+    linear 64, linear ``num_classes``.
+    """
+
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv3x3(3, 16), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
+        channels = (16, 64, 128, 256, 512)
+        self.stages = nn.Sequential(
+            *(PostActivationBlock(channels[i], channels[i + 1], stride=2) for i in range(4))
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, num_classes))
+
+    @property
+    def last_feature_map(self) -> nn.Module:
+        return self.stages[-1]
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        features_NDhw: Tensor = self.stages(self.stem(_three_channels(x_NCHW)))
+        logits: Tensor = self.head(self.pool(features_NDhw).flatten(1))
+        return logits
+
+
+class SeedConvNet(nn.Module):
+    """The seed project's plain network: five stages of convolution, ReLU and pooling."""
+
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        channels = (3, 16, 32, 64, 128, 256)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(channels[i], channels[i + 1], 3, padding=1),
+                    nn.ReLU(),
+                    nn.MaxPool2d(2),
+                )
+                for i in range(5)
+            )
+        )
+        # The seed's 7 x 7 map at 224 px, kept at other sizes so that the head's shape is fixed.
+        self.pool = nn.AdaptiveAvgPool2d(7)
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(256 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, num_classes)
+        )
+
+    @property
+    def last_feature_map(self) -> nn.Module:
+        return self.stages[-1]
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.pool(self.stages(_three_channels(x_NCHW))))
+        return logits
+
+
+Network = CxResNet | SeedResNet | SeedConvNet
+
+
+def _three_channels(x_NCHW: Tensor) -> Tensor:
+    return x_NCHW.expand(-1, 3, -1, -1) if x_NCHW.shape[1] == 1 else x_NCHW
+
+
+def init_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Fill every weight from ``generator``, so that a seed fixes the network bit for bit.
+
+    Kaiming normal, fan out (He et al. 2015, arXiv:1502.01852); norms at identity; biases
+    zero; the last convolution of each pre-activation block zero (Goyal et al. 2017,
+    arXiv:1706.02677).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(
+                module.weight,
+                mode="fan_out" if isinstance(module, nn.Conv2d) else "fan_in",
+                nonlinearity="relu",
+                generator=generator,
+            )
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.conv2.weight)
+
+
+def network_arguments(
+    config: NetworkConfig, *, in_channels: int, num_classes: int
+) -> dict[str, Any]:
+    """Plain numbers from which `build_network` builds; kept in ``model.json``."""
+    arguments: dict[str, Any] = {"name": config.name, "num_classes": num_classes}
+    if config.name == "cxresnet":
+        arguments |= {
+            "in_channels": in_channels,
+            "widths": list(config.widths),
+            "depths": list(config.depths),
+            "dropout": config.dropout,
+        }
+    return arguments
+
+
+def build_network(arguments: dict[str, Any], generator: torch.Generator) -> Network:
+    """Build and initialise the network that ``arguments`` (`network_arguments`) describe.
+
+    Raises ``ConfigError`` for a name that is not one of ``NETWORKS``.
+    """
+    kinds = dict(zip(NETWORKS, (CxResNet, SeedResNet, SeedConvNet), strict=True))
+    rest = dict(arguments)
+    name = rest.pop("name")
+    if name not in kinds:
+        raise ConfigError(f"network.name={name!r}: use one of {', '.join(NETWORKS)}")
+    with torch.random.fork_rng(devices=[]):  # modules first fill themselves from the global one
+        network: Network = kinds[name](**rest)
+    init_weights(network, generator)
+    return network
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def describe_layers(network: Network, *, in_channels: int, size_px: int) -> list[dict[str, Any]]:
+    """The parts in the order they run, with the output shape ``[C, H, W]`` (or ``[C]``) of each.
+
+    Containers called ``stem``, ``stages`` and ``head`` are opened by one level; shapes are
+    read from a forward pass of one empty film.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def record(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            rows.append(
+                {
+                    "name": name,
+                    "kind": type(module).__name__
+                    if not isinstance(module, nn.Sequential)
+                    else " → ".join(type(part).__name__ for part in module),
+                    "output_shape": list(output.shape[1:]),
+                    "num_parameters": num_parameters(module),
+                }
+            )
+
+        handles.append(module.register_forward_hook(hook))
+
+    handles: list[Any] = []
+    for name, module in network.named_children():
+        if name == "stages":
+            for i, stage in enumerate(module.children()):
+                record(f"stage {i + 1}", stage)
+        else:
+            record(name, module)
+    was_training = network.training
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, in_channels, size_px, size_px))
+    network.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return rows

@@ -1,0 +1,37 @@
+"""Class probabilities of film files under a trained network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import pandas as pd
+
+from cxr_model.cache import decode_film
+from cxr_model.checkpoint import ModelCard
+from cxr_model.films import films_to_tensor, predict_logits
+from cxr_model.network import Network
+
+_CHUNK = 256
+
+
+def predict_files(paths: Sequence[Path], network: Network, card: ModelCard) -> pd.DataFrame:
+    """One row a file: ``path``, ``predicted``, ``probability_<class>`` for each class.
+
+    Films are decoded and squashed as in training. Raises ``DataError`` naming the first
+    file that cannot be decoded.
+    """
+    device = next(network.parameters()).device
+    color = cast(Literal["grey", "rgb"], card.color)
+    tables = []
+    for start in range(0, len(paths), _CHUNK):
+        part = paths[start : start + _CHUNK]
+        pixels = np.stack([decode_film(path, card.size_px, color) for path in part])
+        logits = predict_logits(network, films_to_tensor(pixels).to(device), card.normalisation)
+        probabilities = logits.double().softmax(dim=1).cpu().numpy()
+        table = pd.DataFrame({"path": [str(path) for path in part]})
+        table["predicted"] = np.array(card.classes)[probabilities.argmax(axis=1)]
+        for i, name in enumerate(card.classes):
+            table[f"probability_{name}"] = probabilities[:, i]
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,66 @@
+"""The presets: functions that return a full `RunConfig`."""
+
+from collections.abc import Callable
+
+from cxr_model.config import (
+    AugmentConfig,
+    ExplainConfig,
+    NetworkConfig,
+    PhantomConfig,
+    RunConfig,
+    TrainingConfig,
+)
+
+
+def smoke() -> RunConfig:
+    """The whole road in seconds, to see that it is open; its numbers mean nothing."""
+    return RunConfig(
+        preset="smoke",
+        phantom=PhantomConfig(num_films=60),
+        network=NetworkConfig(widths=(8, 16, 32, 64), depths=(1, 1, 1)),
+        training=TrainingConfig(epochs=2),
+        explain=ExplainConfig(films_per_class=1, num_mistakes=1, occlusion_stride_px=36),
+    )
+
+
+def standard() -> RunConfig:
+    """What an everyday run uses: minutes on two cores."""
+    return RunConfig(preset="standard")
+
+
+def best() -> RunConfig:
+    """Longer and wider than ``standard``; meant for a GPU or a night."""
+    return RunConfig(
+        preset="best",
+        network=NetworkConfig(widths=(24, 48, 96, 192, 384), depths=(2, 2, 2, 2), dropout=0.3),
+        training=TrainingConfig(epochs=100, ema_decay=0.995),
+        explain=ExplainConfig(films_per_class=6, num_mistakes=12),
+    )
+
+
+def seed() -> RunConfig:
+    """The seed project's network and recipe: Adam, a constant rate, no augmentation."""
+    return RunConfig(
+        preset="seed",
+        network=NetworkConfig(name="seed-resnet"),
+        augment=AugmentConfig(rotation_deg=0, scale=0, shift=0, gamma=0, noise=0),
+        training=TrainingConfig(
+            epochs=20,
+            batch_size=32,
+            optimizer="adam",
+            schedule="constant",
+            learning_rate=1e-3,
+            weight_decay=0,
+            label_smoothing=0,
+            balance_classes=False,
+            ema_decay=0,
+        ),
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "smoke": smoke,
+    "standard": standard,
+    "best": best,
+    "seed": seed,
+}

@@ -1,0 +1,245 @@
+"""One self-contained ``report.html`` from the files of a run, and the pictures it shows.
+
+The page needs no network, no script and no other file; whatever comes from names of films
+and folders is escaped.
+"""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from cxr_model import figures
+from cxr_model.architecture_figure import architecture_figure, short_kind
+from cxr_model.errors import DataError
+from cxr_model.explanation_figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
+from cxr_model.metrics import format_estimate
+from cxr_model.run_folder import RunFolder, atomic_path
+
+SPLITS = ("train", "validation", "holdout")
+METHOD_TITLES = {
+    "occlusion": "Occlusion",
+    "integrated-gradients": "Integrated Gradients",
+    "grad-cam": "Grad-CAM",
+}
+
+# These keep the page below 5 MB however many classes and files there are.
+GALLERY_FILMS = 12  # of the sample, and again of the mistakes
+LISTED_FILES = 200
+
+
+def build_report(run: RunFolder) -> Path:
+    """Write ``report.html`` and ``figures/`` from the other files of ``run``; return its path.
+
+    Raises ``DataError`` when one of those files is missing.
+    """
+    _require_files(run)
+    metrics = json.loads(run.metrics.read_text())
+    model = json.loads(run.model_card.read_text())
+    films, num_explained = _explained_films(run)
+    page = _template_environment().get_template("report.html.j2").render(
+        metrics=metrics,
+        model=model,
+        pictures=_draw_figures(run, metrics, model),
+        splits=_split_rows(run),
+        overlaps=_overlaps(run),
+        films=films,
+        num_explained=num_explained,
+        method_titles=METHOD_TITLES,
+        stage_times={
+            stage: format_duration(seconds)
+            for stage, seconds in metrics["timing"]["stages"].items()
+        },
+        settings=dict(_flatten(json.loads(run.config.read_text()))),
+        listed_files=LISTED_FILES,
+    )  # fmt: skip
+    with atomic_path(run.report) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return run.report
+
+
+def _require_files(run: RunFolder) -> None:
+    for path in (
+        run.metrics, run.config, run.splits, run.history, run.model_card, run.predictions,
+        run.attributions / "index.csv",
+    ):  # fmt: skip
+        if not path.is_file():
+            raise DataError(
+                f"{path}: not found, the report needs it; run 'cxr train' to its end first"
+            )
+
+
+def _template_environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("cxr_model", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "estimate": format_estimate,
+        "count": lambda number: f"{number:,}",
+        "short_kind": short_kind,
+        "flatten": lambda values: dict(_flatten(values)),
+    }
+    return environment
+
+
+def _draw_figures(run: RunFolder, metrics: dict[str, Any], model: dict[str, Any]) -> dict[str, str]:
+    """Write each drawing to ``figures/NAME.svg``; name to data URI."""
+    history = pd.read_csv(run.history)
+    holdout = metrics["holdout"]
+    labels, probabilities = _holdout_predictions(run, holdout["classes"])
+    channels = 3 if model["color"] == "rgb" else 1
+    film_shape = (channels, model["size_px"], model["size_px"])
+    drawings: dict[str, Figure] = {
+        "class-counts": figures.class_counts_figure(metrics["data"]["counts"]),
+        "architecture": architecture_figure(model["layers"], film_shape),
+        "loss": figures.loss_curves(history),
+        "balanced-accuracy": figures.balanced_accuracy_curve(
+            history, metrics["training"]["best_epoch"]
+        ),
+        "learning-rate": figures.learning_rate_curve(history),
+        "confusion-matrix": figures.confusion_figure(
+            holdout["confusion_matrix"], holdout["classes"]
+        ),
+        "roc": figures.roc_curves(labels, probabilities, holdout["per_class"]),
+        "precision-recall": figures.precision_recall_curves(
+            labels, probabilities, holdout["per_class"]
+        ),
+    }
+    uris = {}
+    for name, drawing in drawings.items():
+        svg = figures.svg_bytes(drawing)
+        _write_bytes(run.figures / f"{name}.svg", svg)
+        uris[name] = _data_uri("image/svg+xml", svg)
+    return uris
+
+
+def _holdout_predictions(run: RunFolder, classes: list[str]) -> tuple[Any, Any]:
+    """True class names (N,) and probabilities (N, C) of the holdout films."""
+    text = dict.fromkeys(("path", "sha256", "split", "label", "predicted"), str)
+    table = pd.read_csv(run.predictions, dtype=text, keep_default_na=False)
+    table = table[table["split"] == "holdout"]
+    probabilities = table[[f"probability_{label}" for label in classes]]
+    return table["label"].to_numpy(dtype=str), probabilities.to_numpy(dtype=np.float64)
+
+
+def _split_rows(run: RunFolder) -> list[dict[str, Any]]:
+    """Films and groups of each split."""
+    splits = _read_text_table(run.splits)
+    rows = []
+    for name in SPLITS:
+        films = splits[splits["split"] == name]
+        rows.append({"split": name, "films": len(films), "groups": int(films["group"].nunique())})
+    return rows
+
+
+def _overlaps(run: RunFolder) -> dict[str, int]:
+    """How many groups and how many digests stand in more than one split; both ought to be 0."""
+    splits = _read_text_table(run.splits)
+    return {
+        column: int((splits.groupby(column)["split"].nunique() > 1).sum())
+        for column in ("group", "sha256")
+    }
+
+
+def _explained_films(run: RunFolder) -> tuple[list[dict[str, Any]], int]:
+    """The gallery in the order of ``attributions/index.csv``, and how many films have maps.
+
+    Writes each film's panel to ``figures/explanation-NN.jpg``, so that the pictures can be
+    shown elsewhere too.
+    """
+    index = _read_text_table(run.attributions / "index.csv")
+    for stale in run.figures.glob("explanation-*.jpg"):
+        stale.unlink()
+    by_film = [rows for _, rows in index.groupby("file", sort=False)]
+    shown = {"sample": 0, "mistake": 0}
+    films: list[dict[str, Any]] = []
+    for rows in by_film:
+        chosen = rows["chosen"].iloc[0]
+        shown[chosen] += 1
+        if shown[chosen] <= GALLERY_FILMS:
+            films.append(_explained_film(run, rows, len(films) + 1))
+    return films, len(by_film)
+
+
+def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str, Any]:
+    first = rows.iloc[0]
+    explained = []
+    with np.load(run.attributions / first["file"]) as arrays:
+        film = arrays["film"]
+        mask = arrays["mask"] if "mask" in arrays and arrays["mask"].any() else None
+        original = film_tile(film, mask)
+        for target, maps in rows.groupby("target", sort=False):
+            tiles = {
+                row["method"]: heat_map_tile(film, arrays[row["array"]], row["method"], mask)
+                for _, row in maps.iterrows()
+            }
+            explained.append((target, tiles))
+    title = f"true {first['label']}, predicted {first['predicted']}"
+    panel = [
+        [("film", original)]
+        + [(f"{METHOD_TITLES[method]}: {target}", tile) for method, tile in tiles.items()]
+        for target, tiles in explained
+    ]
+    _write_bytes(
+        run.figures / f"explanation-{number:02d}.jpg", jpeg_bytes(explanation_panel(title, panel))
+    )
+    return {
+        **{name: first[name] for name in ("path", "label", "predicted", "chosen")},
+        "probability": float(first["probability"]),
+        "outlined": mask is not None,
+        "picture": _data_uri("image/jpeg", jpeg_bytes(original)),
+        "targets": [
+            {
+                "name": target,
+                "maps": {
+                    method: _data_uri("image/jpeg", jpeg_bytes(tile))
+                    for method, tile in tiles.items()
+                },
+            }
+            for target, tiles in explained
+        ],
+    }
+
+
+def _read_text_table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _data_uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as ``("training.epochs", "30")``; empty values as a dash."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", ", ".join(str(item) for item in value) or "–"
+        else:
+            yield f"{prefix}{key}", "–" if value in (None, "", {}) else str(value)
+
+
+def format_duration(seconds: float) -> str:
+    """``8.2 s``, ``3 min 07 s`` or ``1 h 05 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

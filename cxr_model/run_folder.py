@@ -1,0 +1,80 @@
+"""Where each file of a run lies, in progress on disk as later in object storage."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of a run's files below ``root``; the published keys are the same relative paths."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "data" / "index.csv"
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "data" / "splits.csv"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.csv"
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "model" / "model.safetensors"
+
+    @property
+    def model_card(self) -> Path:
+        """``model.json``: all that is needed to rebuild the network around its weights."""
+        return self.root / "model" / "model.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.root / "predictions.csv"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def attributions(self) -> Path:
+        return self.root / "attributions"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; sync and rename it when the block succeeds.
+
+    A reader sees the old file or the whole new one; after an error the temporary is gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

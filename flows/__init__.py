@@ -1,0 +1,1 @@
+"""Prefect flows, the settings they read from the environment, and the ``cxr`` command line."""

@@ -1,0 +1,140 @@
+"""From preset, settings file and ``--set`` to one checked `RunConfig`."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from cxr_model.config import LabelConfig, RunConfig
+from cxr_model.errors import ConfigError
+from cxr_model.presets import PRESETS
+
+_RUN_CONFIG = TypeAdapter(RunConfig)
+_LABEL_FIELDS = {field.name for field in fields(LabelConfig)}
+
+
+def load_config(
+    preset: str,
+    *,
+    config_file: Path | None = None,
+    settings: Iterable[str] = (),
+    source: str | None = None,
+) -> RunConfig:
+    """The preset, changed by the file, then by each ``KEY=VALUE``, then by ``source``.
+
+    Raises ``ConfigError`` that names the first key that does not exist or whose value is
+    impossible; nothing has been started by then.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset {preset!r} does not exist; use one of {', '.join(PRESETS)}")
+    values = asdict(PRESETS[preset]())
+    if config_file is not None:
+        _apply(values, _read_toml(config_file))
+    for setting in settings:
+        _apply(values, _parse_setting(setting))
+    if source is not None:
+        values["data"]["source"] = source
+    return config_from_values(values)
+
+
+def config_from_values(values: Mapping[str, Any]) -> RunConfig:
+    """Check nested plain values; the inverse of ``dataclasses.asdict``."""
+    try:
+        return _RUN_CONFIG.validate_python(values)
+    except ValidationError as error:
+        raise _first_problem(error) from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check --config") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML ({error}); mend the file") from error
+
+
+def _parse_setting(text: str) -> dict[str, Any]:
+    """``a.b=VALUE`` to ``{"a": {"b": VALUE}}``; VALUE is JSON where it parses, else text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text!r}: write KEY=VALUE, for example training.epochs=20")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    return dict(parsed)
+
+
+def _apply(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change ``values`` in place; ``labels`` also in its short forms."""
+    _merge(values, {key: value for key, value in changes.items() if key != "labels"})
+    labels = changes.get("labels", {})
+    if labels in ("folders", "patterns"):
+        values["labels"]["mode"] = labels
+    elif isinstance(labels, str):
+        values["labels"] |= {"mode": "csv", "csv": labels}
+    elif isinstance(labels, Mapping):
+        _apply_labels(values["labels"], labels)
+    else:
+        values["labels"] = labels  # refused by name when the whole is checked
+
+
+def _apply_labels(current: dict[str, Any], changes: dict[str, Any]) -> None:
+    """``patterns`` replaces all classes, ``CLASS=PATTERN`` changes, adds or drops one."""
+    for name, value in changes.items():
+        if name == "patterns" and isinstance(value, Mapping):
+            current["patterns"] = {key: _pattern_list(each) for key, each in value.items()}
+        elif name in _LABEL_FIELDS:
+            current[name] = value
+        else:
+            current["patterns"][name] = _pattern_list(value)
+    if isinstance(current["patterns"], dict):
+        current["patterns"] = {key: each for key, each in current["patterns"].items() if each}
+
+
+def _pattern_list(value: Any) -> Any:
+    """``none`` (or an empty value) drops the class; one pattern is a list of one."""
+    if value in (None, "", "none"):
+        return []
+    return value if isinstance(value, list) else [str(value)]
+
+
+def _merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _first_problem(error: ValidationError) -> ConfigError:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return ConfigError(str(cause))
+    if problem["type"] == "unexpected_keyword_argument":
+        close = difflib.get_close_matches(key, _known_keys(RunConfig()), n=1)
+        hint = f"did you mean {close[0]}?" if close else "see 'cxr train --help'"
+        return ConfigError(f"{key}: there is no such setting; {hint}")
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return ConfigError(f"{key}={problem['input']!r}: {message}")
+
+
+def _known_keys(config: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        name = prefix + field.name
+        keys.append(name)
+        if is_dataclass(value):
+            keys += _known_keys(value, name + ".")
+    return keys

@@ -1,0 +1,119 @@
+"""The one place that reads the environment: where state lies and which servers are used."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxr_model.errors import ConfigError
+from tasks.storage_location import StoreLocation
+
+LOOPBACK = "127.0.0.1"
+EMBEDDED_BUCKET = "cxr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    home: Path
+    """``CXR_HOME``: all local state; deleting this folder forgets everything."""
+    prefect_port: int = 4200
+    """``CXR_PREFECT_PORT``: of the local stack's Prefect server and UI."""
+    store_port: int = 4290
+    """``CXR_S3_PORT``: of the embedded object store."""
+    endpoint_url: str | None = None
+    """``CXR_S3_ENDPOINT_URL``: another S3-compatible server than AWS."""
+    bucket: str | None = None
+    """``CXR_S3_BUCKET``"""
+    prefix: str = ""
+    """``CXR_S3_PREFIX``"""
+    prefect_api_url: str | None = None
+    """``PREFECT_API_URL``: a Prefect server of the user's own."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Raises ``ConfigError`` that names the variable with a wrong value."""
+        return cls(
+            home=Path(environ.get("CXR_HOME") or ".cxr").expanduser().absolute(),
+            prefect_port=_port(environ, "CXR_PREFECT_PORT", cls.prefect_port),
+            store_port=_port(environ, "CXR_S3_PORT", cls.store_port),
+            endpoint_url=environ.get("CXR_S3_ENDPOINT_URL") or None,
+            bucket=environ.get("CXR_S3_BUCKET") or None,
+            prefix=environ.get("CXR_S3_PREFIX", ""),
+            prefect_api_url=(environ.get("PREFECT_API_URL") or "").rstrip("/") or None,
+        )
+
+    @property
+    def uses_embedded_store(self) -> bool:
+        return self.endpoint_url is None and self.bucket is None
+
+    @property
+    def store(self) -> StoreLocation:
+        """The bucket runs are published to; the embedded one at its usual port."""
+        if self.uses_embedded_store:
+            return self.embedded_store(self.store_port)
+        return StoreLocation(
+            endpoint_url=self.endpoint_url,
+            bucket=self.bucket or EMBEDDED_BUCKET,
+            prefix=self.prefix,
+        )
+
+    def embedded_store(self, port: int) -> StoreLocation:
+        return StoreLocation(
+            endpoint_url=f"http://{LOOPBACK}:{port}",
+            bucket=EMBEDDED_BUCKET,
+            prefix=self.prefix,
+            credentials_file=self.store_dir / "credentials",
+        )
+
+    @property
+    def local_api_url(self) -> str:
+        """Of the local stack's Prefect server."""
+        return f"http://{LOOPBACK}:{self.prefect_port}/api"
+
+    @property
+    def store_dir(self) -> Path:
+        return self.home / "store"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.home / "data"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Runs in progress, and those that were published from this machine."""
+        return self.home / "runs"
+
+    @property
+    def fetched_dir(self) -> Path:
+        """Runs and models fetched from the bucket."""
+        return self.home / "fetched"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+
+def _port(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name) or str(default)
+    if not text.isdecimal() or not 1024 <= int(text) <= 65535:
+        raise ConfigError(f"{name}={text!r}: use a port number from 1024 to 65535")
+    return int(text)
+
+
+def prefect_environment(settings: Settings) -> dict[str, str]:
+    """Variables for Prefect and for flow runs: state in ``CXR_HOME``, nothing sent elsewhere."""
+    return {
+        "CXR_HOME": str(settings.home),
+        "CXR_PREFECT_PORT": str(settings.prefect_port),
+        "CXR_S3_PORT": str(settings.store_port),
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "cxr_model,tasks,flows",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_CLI_PROMPT": "false",
+        "DO_NOT_TRACK": "1",
+    }

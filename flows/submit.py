@@ -1,0 +1,87 @@
+"""Hand a run to a Prefect worker and follow it to its end in the terminal."""
+
+import re
+import time
+from dataclasses import asdict
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+from rich.console import Console
+
+from cxr_model.config import RunConfig
+from cxr_model.errors import CxrError, StackError
+from flows.stack import DEPLOYMENT
+
+_POLL_S = 1.0
+_FAILURE = re.compile(r"Flow run encountered an exception: (\w+): (.*)", re.DOTALL)
+
+
+def train_on_worker(config: RunConfig, run_id: str, api_url: str, console: Console) -> UUID:
+    """Run the main job's deployment; returns the flow run's id when it is Completed.
+
+    Prints the run's log as it comes. Ctrl-C cancels the flow run before it is raised
+    again. A failure that the user can mend is raised as the ``CxrError`` it was on the
+    worker, any other as a ``RuntimeError``.
+    """
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        flow_run = run_deployment(
+            DEPLOYMENT, parameters={"config": asdict(config), "run_id": run_id}, timeout=0
+        )
+        assert isinstance(flow_run, FlowRun)  # a coroutine only when called from async code
+        console.print(f"flow run {flow_run.name}: {flow_run_page(api_url, flow_run.id)}")
+        try:
+            _follow(client, flow_run.id, console)
+        except KeyboardInterrupt:
+            client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
+            console.print("cancelling the flow run")
+            raise
+    return flow_run.id
+
+
+def flow_run_page(api_url: str, flow_run_id: UUID) -> str:
+    """The run's page in the Prefect UI of the server at ``api_url``."""
+    return f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
+
+
+def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> None:
+    num_shown = 0
+    while True:
+        state = client.read_flow_run(flow_run_id).state
+        assert state is not None
+        # Slept and read after the state: the last lines of a finished run are shown too.
+        time.sleep(_POLL_S)
+        num_shown += _print_logs(client, flow_run_id, num_shown, console)
+        if state.is_final():
+            break
+    if not state.is_completed():
+        raise _failure(state.name, state.message or "")
+
+
+def _print_logs(client: SyncPrefectClient, flow_run_id: UUID, offset: int, console: Console) -> int:
+    logs = client.read_logs(
+        LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id])),
+        offset=offset,
+        sort=LogSort.TIMESTAMP_ASC,
+    )
+    for log in logs:
+        console.print(f"{log.timestamp:%H:%M:%S} {log.message}", markup=False, highlight=False)
+    return len(logs)
+
+
+def _failure(state: str, message: str) -> Exception:
+    told = _FAILURE.match(message)
+    if told and told[1] in _names_of(CxrError):
+        return CxrError(told[2])
+    if state == "Cancelled":
+        return StackError("the flow run was cancelled; start it again with 'cxr train'")
+    return RuntimeError(f"the flow run ended as {state}: {message}")
+
+
+def _names_of(kind: type[Exception]) -> set[str]:
+    return {kind.__name__}.union(*(_names_of(each) for each in kind.__subclasses__()))

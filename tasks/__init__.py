@@ -1,0 +1,1 @@
+"""Thin Prefect tasks over `cxr_model`; the only place that talks to Kaggle and to S3."""

@@ -1,0 +1,105 @@
+"""Films that lie in a bucket: a local mirror of an ``s3://bucket/prefix`` source."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxr_model.config import DataConfig
+from cxr_model.errors import SourceError
+from cxr_model.run_folder import atomic_path
+from tasks.storage import ObjectStore, StoredObject, in_parallel, local_path
+from tasks.storage_location import StoreLocation
+
+_LEDGER = ".objects.json"
+"""In the mirror's folder: size and ETag of every object that was fetched whole."""
+_LEDGER_INTERVAL = 256
+"""Objects after which the ledger is written, so that a killed download repeats few of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mirror:
+    """What a source in a bucket held when it was mirrored."""
+
+    uri: str
+    num_objects: int
+    num_bytes: int
+    num_downloaded: int
+    """The rest was there already."""
+
+
+def download_prefix(location: StoreLocation, folder: Path, config: DataConfig) -> Mirror:
+    """Make ``folder`` hold exactly the objects below ``location``, under their relative keys.
+
+    An object whose size and ETag stand in the ledger is kept, so an interrupted download
+    goes on where it ended; what an earlier call fetched and the bucket no longer has is
+    removed. Raises ``SourceError`` for an empty prefix or one above ``config``'s limits, and
+    ``StorageError`` for a key that leads out of ``folder``.
+    """
+    with ObjectStore(location) as store:
+        objects = [
+            stored
+            for stored in store.list_objects()
+            if not stored.key.endswith("/") and stored.key != _LEDGER  # a slash: folder marker
+        ]
+        num_bytes = sum(stored.size for stored in objects)
+        _check_limits(location.uri(), len(objects), num_bytes, config)
+        num_downloaded = _mirror(store, objects, folder)
+    return Mirror(
+        uri=location.uri(),
+        num_objects=len(objects),
+        num_bytes=num_bytes,
+        num_downloaded=num_downloaded,
+    )
+
+
+def _check_limits(uri: str, num_objects: int, num_bytes: int, config: DataConfig) -> None:
+    if num_objects == 0:
+        raise SourceError(f"{uri}: no object lies below it; check the bucket and the prefix")
+    if num_objects > config.max_extracted_files:
+        raise SourceError(
+            f"{uri}: {num_objects} objects; name a narrower prefix or raise "
+            f"data.max_extracted_files ({config.max_extracted_files})"
+        )
+    if num_bytes > config.max_extracted_gb * 1e9:
+        raise SourceError(
+            f"{uri}: {num_bytes / 1e9:.1f} GB; name a narrower prefix or raise "
+            f"data.max_extracted_gb ({config.max_extracted_gb:g})"
+        )
+
+
+def _mirror(store: ObjectStore, objects: list[StoredObject], folder: Path) -> int:
+    paths = {stored.key: local_path(folder, stored.key) for stored in objects}
+    ledger = _read_ledger(folder)
+    for key in ledger.keys() - paths.keys():
+        local_path(folder, key).unlink(missing_ok=True)
+        del ledger[key]
+
+    def is_there(stored: StoredObject) -> bool:
+        path = paths[stored.key]
+        recorded = ledger.get(stored.key) == [stored.size, stored.etag]
+        return recorded and path.is_file() and path.stat().st_size == stored.size
+
+    def fetch(stored: StoredObject) -> StoredObject:
+        store.download_file(stored.key, paths[stored.key], size=stored.size)
+        return stored
+
+    missing = [stored for stored in objects if not is_there(stored)]
+    try:
+        for number, stored in enumerate(in_parallel(fetch, missing), start=1):
+            ledger[stored.key] = [stored.size, stored.etag]
+            if number % _LEDGER_INTERVAL == 0:
+                _write_ledger(folder, ledger)
+    finally:
+        _write_ledger(folder, ledger)
+    return len(missing)
+
+
+def _read_ledger(folder: Path) -> dict[str, list[int | str]]:
+    path = folder / _LEDGER
+    ledger: dict[str, list[int | str]] = json.loads(path.read_text()) if path.exists() else {}
+    return ledger
+
+
+def _write_ledger(folder: Path, ledger: dict[str, list[int | str]]) -> None:
+    with atomic_path(folder / _LEDGER) as temporary:
+        temporary.write_text(json.dumps(ledger))

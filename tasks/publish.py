@@ -1,0 +1,53 @@
+"""Prefect tasks that write to object storage; the work is `tasks.storage` and `run_store`."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from cxr_model.run_folder import RunFolder
+from tasks.run_store import publish_run, report_url, require_unpublished
+from tasks.storage import ObjectStore
+from tasks.storage_errors import TransientStorageError
+from tasks.storage_location import StoreLocation
+
+
+def on_transient_io(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Retry what may pass by itself; a refusal or wrong bytes will not."""
+    return isinstance(state.data, TransientStorageError)
+
+
+@task(
+    cache_policy=NO_CACHE,  # the answer of a moment ago says nothing of now
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def check_store(location: StoreLocation, run_id: str) -> None:
+    """Find out before hours of training whether the run can be published under its id."""
+    with ObjectStore(location) as store:
+        store.check()
+        require_unpublished(store, run_id)
+
+
+@task(
+    task_run_name="publish-{run_id}",
+    cache_policy=NO_CACHE,  # the product is objects: publish_run finds what is there already
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def publish(location: StoreLocation, run_root: Path, run_id: str, headline: dict[str, Any]) -> str:
+    """Publish the run folder, manifest last; returns an address of the report, valid for a day."""
+    with ObjectStore(location) as store:
+        manifest = publish_run(store, RunFolder(run_root), run_id, headline)
+        url = report_url(store, run_id)
+    get_run_logger().info(
+        "%d objects, %.1f MB, below %s",
+        len(manifest.objects),
+        sum(record.size for record in manifest.objects) / 1e6,
+        location.uri(f"runs/{run_id}/"),
+    )
+    return url

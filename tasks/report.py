@@ -1,0 +1,88 @@
+"""Prefect tasks that write the run's record and report and show them in the Prefect UI."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+
+from cxr_model.config import RunConfig
+from cxr_model.metrics import format_estimate
+from cxr_model.report import build_report
+from cxr_model.run_folder import RunFolder
+from cxr_model.stages import TrainSummary
+from cxr_model.summary import headline, write_metrics
+
+SHOWN_FIGURES = {
+    "loss.svg": "svg+xml",
+    "balanced-accuracy.svg": "svg+xml",
+    "confusion-matrix.svg": "svg+xml",
+    "explanation-00.jpg": "jpeg",
+}
+
+
+@task(cache_policy=NO_CACHE)
+def write_report(
+    run_root: Path,
+    run_id: str,
+    config: RunConfig,
+    *,
+    provenance: dict[str, Any],
+    training: TrainSummary,
+    holdout: dict[str, Any],
+    explanations: dict[str, Any],
+    stage_seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Write ``metrics.json`` and ``report.html``; returns the headline of the run."""
+    run = RunFolder(run_root)
+    metrics = write_metrics(
+        run,
+        run_id,
+        config,
+        provenance=provenance,
+        training=training,
+        holdout=holdout,
+        explanations=explanations,
+        stage_seconds=stage_seconds,
+    )
+    build_report(run)
+    return headline(metrics)
+
+
+@task(cache_policy=NO_CACHE)
+def show_in_ui(run_root: Path, run_id: str, holdout: dict[str, Any], report_url: str) -> None:
+    """Artifacts with stable keys, so that the UI shows each one's history over runs."""
+    create_link_artifact(report_url, link_text=f"report of {run_id}", key="report")
+    create_markdown_artifact(_summary(run_id, holdout, report_url), key="summary")
+    create_table_artifact(_table(holdout), key="holdout", description=f"Holdout of {run_id}")
+    for name, kind in SHOWN_FIGURES.items():
+        picture = base64.b64encode((RunFolder(run_root).figures / name).read_bytes()).decode()
+        key = name.partition(".")[0]
+        create_image_artifact(f"data:image/{kind};base64,{picture}", key=key, description=run_id)
+
+
+def _summary(run_id: str, holdout: dict[str, Any], report_url: str) -> str:
+    return (
+        f"# {run_id}\n\n"
+        f"Holdout of {holdout['n']} films, 95 % intervals:\n\n"
+        f"- accuracy {format_estimate(holdout['accuracy'])}\n"
+        f"- balanced accuracy {format_estimate(holdout['balanced_accuracy'])}\n"
+        f"- macro F1 {format_estimate(holdout['macro_f1'])}\n"
+        f"- MCC {format_estimate(holdout['mcc'])}\n\n"
+        f"[Report]({report_url}). Not a medical device."
+    )
+
+
+def _table(holdout: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"class": name}
+        | {figure: format_estimate(estimate) for figure, estimate in figures.items()}
+        for name, figures in holdout["per_class"].items()
+    ]

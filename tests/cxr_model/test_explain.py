@@ -1,0 +1,134 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from captum.attr import Occlusion
+from torch import Tensor, nn
+
+from cxr_model.config import ExplainConfig, NetworkConfig
+from cxr_model.explain import (
+    choose_films,
+    explain_film,
+    grad_cam_maps,
+    integrated_gradients_map,
+    occlusion_maps,
+    peaks_inside,
+)
+from cxr_model.network import CxResNet, build_network, network_arguments
+
+CONFIG = ExplainConfig(occlusion_window_px=16, occlusion_stride_px=8, integrated_gradients_steps=8)
+
+
+@pytest.fixture(scope="module")
+def network() -> CxResNet:
+    arguments = network_arguments(
+        NetworkConfig(widths=(8, 8, 16), depths=(1, 1)), in_channels=1, num_classes=3
+    )
+    network = build_network(arguments, torch.Generator().manual_seed(0))
+    assert isinstance(network, CxResNet)
+    return network.eval()
+
+
+def _film(seed: int = 0) -> Tensor:
+    return torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(seed))
+
+
+class _CornerNet(nn.Module):
+    """Class 1's logit is the mean of the upper left quarter."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        logit_N = x_NCHW[:, :, :24, :24].mean(dim=(1, 2, 3))
+        return torch.stack([-logit_N, logit_N], dim=1)
+
+
+def test_one_occlusion_sweep_gives_captums_map_of_every_class(network: CxResNet) -> None:
+    maps_KHW = occlusion_maps(network, _film(), window_px=16, stride_px=8)
+    for target in range(3):
+        with torch.no_grad():
+            expected = Occlusion(network).attribute(
+                _film(), (1, 16, 16), strides=(1, 8, 8), target=target
+            )
+        torch.testing.assert_close(maps_KHW[target], expected[0, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_occlusion_points_to_where_the_evidence_is() -> None:
+    maps_KHW = occlusion_maps(_CornerNet(), torch.ones(1, 1, 48, 48), window_px=8, stride_px=8)  # type: ignore[arg-type]
+    assert maps_KHW[1, :24, :24].min() > 0
+    assert maps_KHW[1, 24:].abs().max() == 0
+    torch.testing.assert_close(maps_KHW[0], -maps_KHW[1])
+
+
+def test_integrated_gradients_add_up_to_the_change_of_the_logit() -> None:
+    x_1CHW = _film()
+    map_HW = integrated_gradients_map(_CornerNet(), x_1CHW, 1, 8)  # type: ignore[arg-type]
+    assert float(map_HW.sum()) == pytest.approx(float(_CornerNet()(x_1CHW)[0, 1]), abs=1e-5)
+
+
+def test_grad_cam_of_a_batch_is_that_of_each_film(network: CxResNet) -> None:
+    x_NCHW = torch.cat([_film(0), _film(1)])
+    maps_NHW = grad_cam_maps(network, x_NCHW, torch.tensor([0, 2]))
+    assert maps_NHW.shape == (2, 48, 48)
+    assert maps_NHW.min() >= 0
+    alone = grad_cam_maps(network, _film(1), torch.tensor([2]))
+    torch.testing.assert_close(maps_NHW[1], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_film_gets_one_map_for_each_method_and_class(network: CxResNet) -> None:
+    maps = explain_film(network, _film(), [2, 0], CONFIG)
+    assert set(maps) == {(method, target) for method in CONFIG.methods for target in (0, 2)}
+    assert all(map_HW.shape == (48, 48) for map_HW in maps.values())
+    only = dataclasses.replace(CONFIG, methods=("grad-cam",))
+    assert set(explain_film(network, _film(), [1], only)) == {("grad-cam", 1)}
+
+
+def _predictions() -> pd.DataFrame:
+    labels = ["a"] * 10 + ["b"] * 10
+    predicted = ["a"] * 8 + ["b"] * 9 + ["a"] * 3
+    certainty = np.linspace(0.5, 0.95, 20)
+    sure_of_a = [c if p == "a" else 1 - c for c, p in zip(certainty, predicted, strict=True)]
+    return pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(20)],
+            "split": ["holdout"] * 19 + ["validation"],
+            "label": labels,
+            "predicted": predicted,
+            "probability_a": sure_of_a,
+            "probability_b": 1 - np.array(sure_of_a),
+        }
+    )
+
+
+def test_chosen_films_are_a_sample_of_each_class_and_the_surest_mistakes() -> None:
+    config = ExplainConfig(films_per_class=3, num_mistakes=2)
+    chosen = choose_films(_predictions(), config)
+    assert not chosen["path"].duplicated().any()
+    assert (chosen["split"] == "holdout").all()
+    assert chosen[chosen["chosen"] == "sample"]["label"].value_counts().to_dict() == {
+        "a": 3,
+        "b": 3,
+    }
+    mistakes = chosen[chosen["chosen"] == "mistake"]
+    assert (mistakes["label"] != mistakes["predicted"]).all()
+    shown = set(chosen["path"])
+    wrong = _predictions().query("split == 'holdout' and label != predicted and path not in @shown")
+    if len(wrong):
+        assert (
+            mistakes["probability"].min() >= wrong[["probability_a", "probability_b"]].max().max()
+        )
+
+
+def test_the_sample_does_not_look_at_the_prediction() -> None:
+    config = ExplainConfig(films_per_class=3, num_mistakes=0)
+    first = choose_films(_predictions(), config)["path"].tolist()
+    relabelled = _predictions().assign(predicted="a")
+    assert choose_films(relabelled, config)["path"].tolist() == first
+
+
+def test_a_peak_counts_only_inside_its_own_mask() -> None:
+    maps = np.zeros((3, 8, 8), dtype=np.float32)
+    maps[0, 2, 3] = maps[1, 2, 3] = 1
+    masks = np.zeros((3, 8, 8), dtype=np.bool_)
+    masks[0, 2, 3] = masks[1, 5, 5] = masks[2, 0, 0] = True
+    assert peaks_inside(maps, masks).tolist() == [True, False, False]

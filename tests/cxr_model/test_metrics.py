@@ -1,0 +1,246 @@
+"""Point values against scikit-learn, draws against repeated rows, intervals against truth."""
+
+import json
+import math
+import warnings
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import metrics as sk
+
+from cxr_model.errors import DataError
+from cxr_model.metrics import (
+    OVERALL,
+    PER_CLASS,
+    evaluate_predictions,
+    format_estimate,
+    proportion_interval,
+    weighted_figures,
+)
+
+Array = NDArray[Any]
+
+
+def make_predictions(
+    num_films: int, shares: tuple[float, ...], seed: int, decimals: int = 16
+) -> tuple[Array, Array]:
+    """Class indices (N,) and probabilities (N, C) that lean to the truth; few decimals tie."""
+    generator = np.random.default_rng(seed)
+    truth = generator.choice(len(shares), size=num_films, p=shares)
+    truth[: len(shares)] = np.arange(len(shares))
+    logits = generator.normal(size=(num_films, len(shares)))
+    logits[np.arange(num_films), truth] += 1.2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return truth, probabilities.round(decimals)
+
+
+def reference_figures(truth: Array, scores: Array) -> dict[str, Any]:
+    """The same figures from scikit-learn."""
+    num_classes = scores.shape[1]
+    every = list(range(num_classes))
+    predicted = scores.argmax(axis=1)
+
+    def recall_of(label: int, positive: bool, truth: Array, predicted: Array) -> float:
+        return float(
+            sk.recall_score(truth == label, predicted == label, pos_label=positive, zero_division=0)
+        )
+
+    return {
+        "accuracy": sk.accuracy_score(truth, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, predicted),
+        "macro_f1": sk.f1_score(truth, predicted, labels=every, average="macro"),
+        "mcc": sk.matthews_corrcoef(truth, predicted),
+        "sensitivity": [recall_of(c, True, truth, predicted) for c in every],
+        "specificity": [recall_of(c, False, truth, predicted) for c in every],
+        "ppv": [recall_of(c, True, predicted, truth) for c in every],
+        "npv": [recall_of(c, False, predicted, truth) for c in every],
+        "f1": sk.f1_score(truth, predicted, labels=every, average=None),
+        "auroc": [sk.roc_auc_score(truth == c, scores[:, c]) for c in every],
+        "auprc": [sk.average_precision_score(truth == c, scores[:, c]) for c in every],
+        "confusion_matrix": sk.confusion_matrix(truth, predicted, labels=every),
+    }
+
+
+@pytest.mark.parametrize(
+    ("shares", "decimals"),
+    [
+        pytest.param((0.5, 0.5), 16, id="two classes"),
+        pytest.param((0.9, 0.1), 1, id="two classes, rare positives, ties"),
+        pytest.param((0.4, 0.35, 0.25), 2, id="three classes, some ties"),
+        pytest.param((0.6, 0.2, 0.1, 0.06, 0.04), 1, id="five classes, imbalanced, many ties"),
+    ],
+)
+def test_point_values_equal_those_of_scikit_learn(shares: tuple[float, ...], decimals: int) -> None:
+    truth, scores = make_predictions(400, shares, seed=1, decimals=decimals)
+    classes = [f"class {c}" for c in range(len(shares))]
+    holdout = evaluate_predictions(
+        np.array(classes)[truth], scores, np.arange(400), classes, draws=100, seed=0
+    )
+    expected = reference_figures(truth, scores)
+    for name in OVERALL:
+        assert holdout[name]["value"] == pytest.approx(expected[name], abs=1e-12), name
+    for name in PER_CLASS:
+        values = [holdout["per_class"][label][name]["value"] for label in classes]
+        assert values == pytest.approx(list(expected[name]), abs=1e-12), name
+    assert holdout["confusion_matrix"] == expected["confusion_matrix"].tolist()
+
+
+def test_a_weighted_draw_equals_the_figures_of_repeated_rows() -> None:
+    truth, scores = make_predictions(120, (0.5, 0.3, 0.2), seed=2, decimals=2)
+    weights = np.random.default_rng(3).integers(0, 4, size=(120, 5))
+    drawn = weighted_figures(truth, scores, weights.astype(float))
+    for b in range(weights.shape[1]):
+        rows = np.repeat(np.arange(120), weights[:, b])
+        for name, expected in reference_figures(truth[rows], scores[rows]).items():
+            np.testing.assert_allclose(drawn[name][..., b], expected, atol=1e-12, err_msg=name)
+
+
+def test_every_figure_lies_in_its_interval_and_counts_its_films() -> None:
+    truth, scores = make_predictions(300, (0.5, 0.3, 0.2), seed=4)
+    classes = ["a", "b", "c"]
+    holdout = evaluate_predictions(
+        np.array(classes)[truth], scores, np.arange(300), classes, draws=500, seed=0
+    )
+    confusion = np.array(holdout["confusion_matrix"])
+    per_class = holdout["per_class"]
+    for c, label in enumerate(classes):
+        called, hit = confusion[:, c].sum(), confusion[c, c]
+        assert per_class[label]["sensitivity"]["n"] == (truth == c).sum()
+        assert per_class[label]["specificity"]["n"] == (truth != c).sum()
+        assert per_class[label]["ppv"]["n"] == called
+        assert per_class[label]["npv"]["n"] == 300 - called
+        assert per_class[label]["f1"]["n"] == (truth == c).sum() + called - hit
+        assert per_class[label]["auroc"]["n"] == per_class[label]["auprc"]["n"] == 300
+    estimates = [holdout[name] for name in OVERALL]
+    estimates += [per_class[label][name] for label in classes for name in PER_CLASS]
+    for estimate in estimates:
+        assert estimate["ci_low"] < estimate["value"] < estimate["ci_high"]
+    interval = holdout["confusion_matrix_interval"]
+    assert (np.array(interval["ci_low"]) <= confusion).all()
+    assert (confusion <= np.array(interval["ci_high"])).all()
+    json.dumps(holdout, allow_nan=False)
+
+
+def test_the_seed_alone_decides_the_draws() -> None:
+    truth, scores = make_predictions(60, (0.5, 0.5), seed=5)
+    labels = np.array(["a", "b"])[truth]
+
+    def evaluate(seed: int) -> dict[str, Any]:
+        return evaluate_predictions(labels, scores, np.arange(60), ["a", "b"], draws=100, seed=seed)
+
+    assert evaluate(7) == evaluate(7)
+    assert evaluate(7) != evaluate(8)
+
+
+def test_a_group_of_identical_films_is_worth_one_film() -> None:
+    truth, scores = make_predictions(80, (0.5, 0.5), seed=6)
+    labels = np.array(["a", "b"])[truth]
+
+    def width(copies: int, grouped: bool) -> float:
+        rows = np.repeat(np.arange(80), copies)
+        groups = rows if grouped else np.arange(len(rows))
+        accuracy = evaluate_predictions(
+            labels[rows], scores[rows], groups, ["a", "b"], draws=2000, seed=0
+        )["accuracy"]
+        return float(accuracy["ci_high"] - accuracy["ci_low"])
+
+    assert width(4, grouped=True) == pytest.approx(width(1, grouped=True))
+    assert width(4, grouped=False) == pytest.approx(width(1, grouped=True) / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("films_per_group", [1, 3])
+def test_intervals_cover_the_truth_about_19_times_in_20(films_per_group: int) -> None:
+    """One score, normal in both classes and 1.5 apart, shared by the films of a group."""
+    repetitions, num_groups, shift = 200, 120, 1.5
+    true_auroc = NormalDist().cdf(shift / math.sqrt(2))
+    true_accuracy = NormalDist().cdf(shift / 2)
+    generator = np.random.default_rng(8)
+    covered = {"accuracy": 0, "auroc": 0}
+    for seed in range(repetitions):
+        groups = np.repeat(np.arange(num_groups), films_per_group)
+        truth = (groups % 2 == 0).astype(int)
+        score = generator.normal(size=num_groups)[groups] + shift * truth - shift / 2
+        positive = 1 / (1 + np.exp(-score))
+        scores = np.stack([1 - positive, positive], axis=1)
+        holdout = evaluate_predictions(
+            np.array(["no", "yes"])[truth], scores, groups, ["no", "yes"], draws=300, seed=seed
+        )
+        accuracy, auroc = holdout["accuracy"], holdout["per_class"]["yes"]["auroc"]
+        covered["accuracy"] += accuracy["ci_low"] <= true_accuracy <= accuracy["ci_high"]
+        covered["auroc"] += auroc["ci_low"] <= true_auroc <= auroc["ci_high"]
+    for name, count in covered.items():
+        assert 0.90 <= count / repetitions <= 0.98, (name, count / repetitions)
+
+
+def test_undefined_figures_are_null_and_warn_of_nothing() -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.6, 0.4, 0.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        holdout = evaluate_predictions(
+            np.array(["a", "b", "a"]), scores, np.arange(3), ["a", "b", "c"], draws=100, seed=0
+        )
+    nothing = {"value": None, "ci_low": None, "ci_high": None, "n": 0}
+    assert holdout["per_class"]["c"]["sensitivity"] == nothing
+    assert holdout["per_class"]["b"]["ppv"] == nothing
+    assert holdout["per_class"]["c"]["auroc"]["value"] is None
+    assert holdout["balanced_accuracy"]["value"] is None
+    assert holdout["per_class"]["b"]["sensitivity"]["value"] == 0.0
+    assert format_estimate(nothing) == "undefined"
+
+
+def test_memory_is_bounded_by_drawing_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, scores = make_predictions(50, (0.5, 0.5), seed=9)
+    arguments = (np.array(["a", "b"])[truth], scores, np.arange(50), ["a", "b"])
+    at_once = evaluate_predictions(*arguments, draws=100, seed=0)
+    monkeypatch.setattr("cxr_model.metrics._CHUNK_BYTES", 8 * 50 * 7)
+    assert evaluate_predictions(*arguments, draws=100, seed=0) == at_once
+
+
+def test_estimates_read_as_value_and_interval() -> None:
+    estimate = {"value": 0.8931, "ci_low": 0.8512, "ci_high": 0.9277, "n": 225}
+    assert format_estimate(estimate) == "0.893 (0.85–0.93)"
+
+
+def test_proportions_have_wilson_intervals() -> None:
+    # Newcombe 1998 (Statistics in Medicine 17, 857-872), table I, method 3.
+    for successes, n, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
+        estimate = proportion_interval(successes, n)
+        assert estimate["value"] == successes / n
+        assert estimate["n"] == n
+        assert estimate["ci_low"] == pytest.approx(low, abs=5e-5)
+        assert estimate["ci_high"] == pytest.approx(high, abs=5e-5)
+    assert proportion_interval(20, 20)["ci_high"] == 1.0
+    assert proportion_interval(0, 20)["ci_low"] == 0.0
+    assert proportion_interval(0, 0)["value"] is None
+
+
+def test_impossible_proportions_are_refused() -> None:
+    with pytest.raises(DataError, match=r"^successes=3: use 0 to n \(2\)$"):
+        proportion_interval(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        (["a", "b"], [[1.0, 0.0]], r"2 labels and 2 classes need \(2, 2\) and \(2,\)"),
+        ([], np.zeros((0, 2)), "and a film$"),
+        (["a", "tb"], [[1.0, 0.0]] * 2, "^label 'tb': not one of the classes a, b$"),
+        (["a", "b"], [[1.0, 0.0], [math.nan] * 2], "^probabilities of film 1: not finite; lower"),
+    ],
+)
+def test_impossible_predictions_are_refused(
+    labels: list[str], probabilities: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        evaluate_predictions(
+            np.array(labels), np.array(probabilities), np.arange(len(labels)), ["a", "b"],
+            draws=100, seed=0,
+        )  # fmt: skip

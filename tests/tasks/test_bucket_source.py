@@ -1,0 +1,111 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cxr_model.config import DataConfig
+from cxr_model.errors import SourceError, StorageError
+from tasks.bucket_source import download_prefix
+from tasks.storage import ObjectStore
+from tasks.storage_errors import TransientStorageError
+
+FILMS = {f"Normal/film {number} ü.png": bytes([number]) * 50 for number in range(4)}
+CONFIG = DataConfig()
+
+
+@pytest.fixture
+def films(store: ObjectStore) -> ObjectStore:
+    for key, data in FILMS.items():
+        store.write_bytes(key, data)
+    return store
+
+
+def films_in(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")
+    }
+
+
+def test_a_prefix_is_mirrored_under_its_relative_keys(
+    either_store: ObjectStore, tmp_path: Path
+) -> None:
+    for key, data in FILMS.items():
+        either_store.write_bytes(key, data)
+    mirror = download_prefix(either_store.location, tmp_path, CONFIG)
+    assert films_in(tmp_path) == FILMS
+    assert (mirror.num_objects, mirror.num_bytes, mirror.num_downloaded) == (4, 200, 4)
+    assert mirror.uri == either_store.location.uri()
+
+
+def test_an_interrupted_download_goes_on_where_it_ended(
+    films: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ObjectStore.download_file
+
+    def break_at_the_last(
+        store: ObjectStore, key: str, path: Path, *, size: int | None = None
+    ) -> None:
+        if key == max(FILMS):
+            raise TransientStorageError("the line broke")
+        whole(store, key, path, size=size)
+
+    monkeypatch.setattr(ObjectStore, "download_file", break_at_the_last)
+    with pytest.raises(TransientStorageError, match="the line broke"):
+        download_prefix(films.location, tmp_path, CONFIG)
+    monkeypatch.setattr(ObjectStore, "download_file", whole)
+    assert download_prefix(films.location, tmp_path, CONFIG).num_downloaded == 1
+    assert films_in(tmp_path) == FILMS
+    assert download_prefix(films.location, tmp_path, CONFIG).num_downloaded == 0
+
+
+def test_changed_added_lost_and_removed_films_are_brought_up_to_date(
+    films: ObjectStore, tmp_path: Path
+) -> None:
+    download_prefix(films.location, tmp_path, CONFIG)
+    first, second, third, fourth = sorted(FILMS)
+    films.write_bytes(first, b"x" * 50)  # of the same size
+    films.write_bytes("Covid/new.png", b"new")
+    films.delete(second)
+    (tmp_path / third).unlink()
+    assert download_prefix(films.location, tmp_path, CONFIG).num_downloaded == 3
+    assert films_in(tmp_path) == {
+        first: b"x" * 50,
+        "Covid/new.png": b"new",
+        third: FILMS[third],
+        fourth: FILMS[fourth],
+    }
+
+
+def test_a_mirror_that_was_uploaded_with_its_ledger_is_mirrored_without_it(
+    films: ObjectStore, tmp_path: Path
+) -> None:
+    films.write_bytes(".objects.json", b"not the ledger of this mirror")
+    assert download_prefix(films.location, tmp_path, CONFIG).num_objects == 4
+    assert download_prefix(films.location, tmp_path, CONFIG).num_downloaded == 0
+
+
+def test_an_empty_prefix_is_told(films: ObjectStore, tmp_path: Path) -> None:
+    location = replace(films.location, prefix=f"{films.location.prefix}/Norm")
+    with pytest.raises(SourceError, match="/Norm/: no object lies below it; check the bucket"):
+        download_prefix(location, tmp_path, CONFIG)
+
+
+def test_more_than_the_limits_is_refused_before_anything_is_fetched(
+    films: ObjectStore, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError, match=r"4 objects; .* raise data\.max_extracted_files \(3\)"):
+        download_prefix(films.location, tmp_path, replace(CONFIG, max_extracted_files=3))
+    with pytest.raises(SourceError, match=r"0\.0 GB; .* raise data\.max_extracted_gb \(1e-07\)"):
+        download_prefix(films.location, tmp_path, replace(CONFIG, max_extracted_gb=1e-7))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_leads_out_of_the_folder_is_refused(
+    films: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = films.list_objects()
+    escaping = [*listed, replace(listed[0], key="../../escaped.png")]
+    monkeypatch.setattr(ObjectStore, "list_objects", lambda _: escaping)
+    with pytest.raises(StorageError, match=r"'\.\./\.\./escaped\.png': is no plain relative path"):
+        download_prefix(films.location, tmp_path / "a" / "b", CONFIG)
+    assert list(tmp_path.rglob("*.png")) == []
