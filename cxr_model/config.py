@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal
 from cxr_model.errors import ConfigError
 
 # Read by pydantic where Prefect validates parameters; a plain dict, so that this module
-# needs no pydantic. A mistyped key is then refused by its name.
-_STRICT: dict[str, Any] = {"extra": "forbid"}
+# needs no pydantic. A mistyped key is then refused by its name, and the docstrings below
+# the fields stand in the form of the Prefect UI.
+_STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 
 NETWORKS = ("cxresnet", "seed-resnet", "seed-convnet")
 

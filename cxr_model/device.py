@@ -22,7 +22,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` gives bfloat16 only where the device multiplies it natively; elsewhere it is slower."""
+    """``auto`` gives bfloat16 only where the device multiplies it natively: elsewhere it slows."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":

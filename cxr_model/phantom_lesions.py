@@ -39,7 +39,7 @@ def _consolidation(rng: np.random.Generator, canvas: Canvas, thorax: Thorax) -> 
     blob = _blob(rng, centre, radius=rng.uniform(0.18, 0.28))
     opacity = canvas.fill(blob, blur=0.011) * thorax.aerated
     mottle = 1 + 0.16 * canvas.spread(rng.standard_normal((45, 45)))
-    density = rng.uniform(0.25, 0.33) * opacity * mottle
+    density = rng.uniform(0.28, 0.35) * opacity * mottle
     density -= 0.07 * opacity * canvas.stroke((_bronchi(rng, centre, side), 0.006))
     return Lesion(density=density, mask=opacity > MASK_THRESHOLD)
 
@@ -60,15 +60,15 @@ def _ground_glass(rng: np.random.Generator, canvas: Canvas, thorax: Thorax) -> L
     reach, base = thorax.lung_reach
     blobs = []
     for side in (-1, 1):
-        count = rng.integers(2, 4)
+        count = rng.integers(3, 5)
         heights = np.linspace(-0.35, base - 0.06, count) + rng.normal(0, 0.06, count)
         for y in heights:
             edge = reach * np.interp(y, [-0.5, -0.1, 0.25], [0.72, 0.88, 0.92])
-            centre = np.array([side * (edge - rng.uniform(0.02, 0.08)), y])
-            blobs.append(_blob(rng, centre, radius=rng.uniform(0.14, 0.20)))
+            centre = np.array([side * (edge - rng.uniform(0.04, 0.11)), y])
+            blobs.append(_blob(rng, centre, radius=rng.uniform(0.12, 0.18)))
     opacity = canvas.fill(*blobs, blur=0.022) * thorax.aerated
     coarse, fine = (canvas.spread(rng.standard_normal((cells, cells))) for cells in (50, 100))
-    density = rng.uniform(0.11, 0.17) * opacity * (1 + 0.35 * coarse + 0.35 * fine)
+    density = rng.uniform(0.085, 0.13) * opacity * (1 + 0.45 * coarse + 0.45 * fine)
     return Lesion(density=density, mask=opacity > MASK_THRESHOLD)
 
 

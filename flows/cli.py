@@ -7,14 +7,13 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cxr_model.config import RunConfig
 from cxr_model.errors import CxrError
@@ -33,17 +32,12 @@ app = typer.Typer(
     help="Train, measure and explain a residual network on chest radiographs. "
     "Not a medical device.",
 )
-err = Console(stderr=True, soft_wrap=True)
-out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+out = Console(soft_wrap=True, markup=False, highlight=False)
 
+PRESET_HELP = "smoke, standard, best or seed."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or 'latest'.")]
-
-
-class OutputFormat(StrEnum):
-    table = "table"
-    csv = "csv"
-    json = "json"
 
 
 def main() -> None:
@@ -51,7 +45,7 @@ def main() -> None:
     try:
         app()
     except CxrError as error:
-        err.print(f"error: {error}", markup=False, highlight=False, style="red")
+        err.print(f"error: {error}", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -67,7 +61,7 @@ def train(
             "s3://bucket/prefix. Default: phantom.",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="smoke, standard, best or seed.")] = "standard",
+    preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "standard",
     config: Annotated[
         Path | None, typer.Option("--config", help="A TOML file with settings.")
     ] = None,
@@ -97,6 +91,23 @@ def train(
         _train_on_worker(run_config, run_id, settings)
 
 
+@app.command("settings", epilog="Example: cxr settings --preset best")
+def show_settings(
+    preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "standard", as_json: Json = False
+) -> None:
+    """List every KEY that --set takes, with its value in a preset."""
+    from flows.configuration import describe_settings, load_config
+
+    rows = describe_settings(load_config(preset))
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    table = Table("key", f"value in {preset}", "what it is")
+    for row in rows:
+        table.add_row(row.key, json.dumps(row.value), row.description)
+    out.print(table)
+
+
 @app.command(epilog="Example: cxr runs --json")
 def runs(as_json: Json = False) -> None:
     """List the published runs, newest first."""
@@ -112,7 +123,14 @@ def runs(as_json: Json = False) -> None:
     if not manifests:
         out.print("no run is published yet; begin with 'cxr train'")
         return
-    table = Table("run", "published (UTC)", "data", "network", "accuracy", "balanced accuracy")
+    table = Table(
+        Column("run", no_wrap=True),
+        "published (UTC)",
+        "data",
+        "network",
+        "accuracy",
+        "balanced accuracy",
+    )
     for run in manifests:
         figures = (
             format_estimate(run.headline[name]) for name in ("accuracy", "balanced_accuracy")
@@ -138,26 +156,36 @@ def report(
 ) -> None:
     """Fetch a run's report and files, each checked against its digest."""
     from tasks.run_store import fetch_run, read_manifest, report_url
+    from tasks.storage import ObjectStore
 
     settings = Settings.from_environment()
     with _open_store(settings) as store:
         if url:
-            print(report_url(store, read_manifest(store, run).run_id))
-            if settings.uses_embedded_store:
-                err.print("note: the address answers while the local stack runs ('cxr up')")
-            return
-        folder = fetch_run(store, run, to or settings.fetched_dir)
+            run_id = read_manifest(store, run).run_id
+        else:
+            folder = fetch_run(store, run, to or settings.fetched_dir)
+    if url:
+        # Signed for the store's usual place: the one started for this command ends with it.
+        with ObjectStore(settings.store) as store:
+            print(report_url(store, run_id))
+        if settings.uses_embedded_store:
+            err.print("note: the address answers while the local stack runs ('cxr up')")
+        return
     page = (folder / "report.html").resolve()
     print(page)
     if open_:
         webbrowser.open(page.as_uri())
 
 
-@app.command(epilog="Example: cxr predict film1.jpg film2.png --format csv")
+@app.command(epilog="Example: cxr predict film1.jpg film2.png --csv")
 def predict(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Image files.", exists=True, dir_okay=False),
+    ],
     run: Annotated[str, typer.Option(help="The run whose network answers.")] = "latest",
-    format_: Annotated[OutputFormat, typer.Option("--format")] = OutputFormat.table,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Class probabilities of films. For research only, not a diagnosis."""
     import torch
@@ -174,9 +202,9 @@ def predict(
         )
     network, card = load_model(RunFolder(folder), torch.device("cpu"))
     table = predict_files(files, network, card)
-    if format_ is OutputFormat.json:
+    if as_json:
         print(json.dumps({"run_id": card.run_id, "films": table.to_dict("records")}, indent=2))
-    elif format_ is OutputFormat.csv:
+    elif as_csv:
         table.to_csv(sys.stdout, index=False)
     else:
         shown = Table(*(name.removeprefix("probability_") for name in table.columns))
@@ -270,12 +298,12 @@ def _print_outcome(run_id: str, location: "StoreLocation") -> None:
     with ObjectStore(location) as store:
         headline = read_manifest(store, run_id).headline
     n = headline["accuracy"]["n"]
-    out.print(f"\nrun                {run_id}", highlight=False)
+    out.print(f"\nrun                {run_id}")
     for name, key in (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy")):
         figure = format_estimate(headline[key])
-        out.print(f"{name:<18} {figure} on {n} holdout films, 95 % interval", highlight=False)
-    out.print(f"report             {location.uri(f'runs/{run_id}/report.html')}", highlight=False)
-    out.print(f"                   fetch and show it: cxr report {run_id} --open", highlight=False)
+        out.print(f"{name:<18} {figure} on {n} holdout films, 95 % interval")
+    out.print(f"report             {location.uri(f'runs/{run_id}/report.html')}")
+    out.print(f"                   fetch and show it: cxr report {run_id} --open")
 
 
 if __name__ == "__main__":

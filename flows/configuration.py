@@ -4,7 +4,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def _apply(values: dict[str, Any], changes: dict[str, Any]) -> None:
         values["labels"] = labels  # refused by name when the whole is checked
 
 
-def _apply_labels(current: dict[str, Any], changes: dict[str, Any]) -> None:
+def _apply_labels(current: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """``patterns`` replaces all classes, ``CLASS=PATTERN`` changes, adds or drops one."""
     for name, value in changes.items():
         if name == "patterns" and isinstance(value, Mapping):
@@ -122,19 +122,35 @@ def _first_problem(error: ValidationError) -> ConfigError:
     if isinstance(cause, ConfigError):
         return ConfigError(str(cause))
     if problem["type"] == "unexpected_keyword_argument":
-        close = difflib.get_close_matches(key, _known_keys(RunConfig()), n=1)
-        hint = f"did you mean {close[0]}?" if close else "see 'cxr train --help'"
+        known = [setting.key for setting in describe_settings(RunConfig())]
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "'cxr settings' lists them"
         return ConfigError(f"{key}: there is no such setting; {hint}")
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return ConfigError(f"{key}={problem['input']!r}: {message}")
 
 
-def _known_keys(config: Any, prefix: str = "") -> list[str]:
-    keys = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        name = prefix + field.name
-        keys.append(name)
-        if is_dataclass(value):
-            keys += _known_keys(value, name + ".")
-    return keys
+@dataclass(frozen=True)
+class Setting:
+    key: str
+    value: Any
+    description: str
+
+
+def describe_settings(config: RunConfig) -> list[Setting]:
+    """Every ``KEY`` of ``--set``, its value in ``config`` and what its docstring says of it."""
+    sections = _RUN_CONFIG.json_schema()["$defs"]
+    return [
+        Setting(
+            f"{section.name}.{name}",
+            value,
+            " ".join(
+                sections[type(getattr(config, section.name)).__name__]["properties"][name]
+                .get("description", "")
+                .split()
+            ),
+        )
+        for section in fields(config)
+        if is_dataclass(getattr(config, section.name))
+        for name, value in asdict(getattr(config, section.name)).items()
+    ]

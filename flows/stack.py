@@ -143,8 +143,9 @@ def _require_healthy(api_url: str) -> None:
     try:
         httpx.get(f"{api_url}/health", timeout=10).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
         raise StackError(
-            f"PREFECT_API_URL={api_url}: no Prefect server answers ({error or type(error).__name__}); "
+            f"PREFECT_API_URL={api_url}: no Prefect server answers ({reason}); "
             "start it, or unset the variable to use the local stack"
         ) from error
 

@@ -19,6 +19,9 @@ from cxr_model.errors import CxrError, StackError
 from flows.stack import DEPLOYMENT
 
 _POLL_S = 1.0
+# What Prefect says to those who look after it; the run's own lines are shown.
+_WORKERS_TALK = {"prefect.flow_runs.worker", "prefect.flow_runs.runner", "prefect.deployment"}
+_ENGINES_TALK = {"Finished in state Completed()"}
 _FAILURE = re.compile(r"Flow run encountered an exception: (\w+): (.*)", re.DOTALL)
 
 
@@ -31,7 +34,10 @@ def train_on_worker(config: RunConfig, run_id: str, api_url: str, console: Conso
     """
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         flow_run = run_deployment(
-            DEPLOYMENT, parameters={"config": asdict(config), "run_id": run_id}, timeout=0
+            DEPLOYMENT,
+            parameters={"config": asdict(config), "run_id": run_id},
+            flow_run_name=f"train-{run_id}",
+            timeout=0,
         )
         assert isinstance(flow_run, FlowRun)  # a coroutine only when called from async code
         console.print(f"flow run {flow_run.name}: {flow_run_page(api_url, flow_run.id)}")
@@ -60,7 +66,7 @@ def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> N
         if state.is_final():
             break
     if not state.is_completed():
-        raise _failure(state.name, state.message or "")
+        raise _failure(state.name or state.type.value, state.message or "")
 
 
 def _print_logs(client: SyncPrefectClient, flow_run_id: UUID, offset: int, console: Console) -> int:
@@ -70,7 +76,8 @@ def _print_logs(client: SyncPrefectClient, flow_run_id: UUID, offset: int, conso
         sort=LogSort.TIMESTAMP_ASC,
     )
     for log in logs:
-        console.print(f"{log.timestamp:%H:%M:%S} {log.message}", markup=False, highlight=False)
+        if not (log.name in _WORKERS_TALK or log.message in _ENGINES_TALK):
+            console.print(f"{log.timestamp:%H:%M:%S} {log.message}", markup=False, highlight=False)
     return len(logs)
 
 

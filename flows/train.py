@@ -1,5 +1,6 @@
 """The main job: from a data source to a published, explained and measured network."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -40,6 +41,12 @@ def _flow_run_name() -> str:
     return f"train-{runtime.flow_run.parameters['run_id'] or runtime.flow_run.id}"
 
 
+def _let_libraries_speak() -> None:
+    """Prefect forwards these loggers (PREFECT_LOGGING_EXTRA_LOGGERS) but leaves their level."""
+    for name in ("cxr_model", "tasks", "flows"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
 def start_run(root: Path, config: RunConfig) -> RunFolder:
     """An empty folder of the run with its ``config.json``."""
     if root.exists():
@@ -55,6 +62,7 @@ def train(config: RunConfig = RunConfig(), run_id: str = "") -> str:  # noqa: B0
 
     Raises a ``CxrError`` for whatever the user can mend; nothing is published then.
     """
+    _let_libraries_speak()
     run_id = run_id or new_run_id(config)
     check_run_id(run_id)
     settings, clock = Settings.from_environment(), StageClock()

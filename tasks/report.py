@@ -24,7 +24,7 @@ SHOWN_FIGURES = {
     "loss.svg": "svg+xml",
     "balanced-accuracy.svg": "svg+xml",
     "confusion-matrix.svg": "svg+xml",
-    "explanation-00.jpg": "jpeg",
+    "explanation-01.jpg": "jpeg",
 }
 
 

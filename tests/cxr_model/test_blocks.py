@@ -38,12 +38,12 @@ def test_squeeze_excitation_only_rescales_channels() -> None:
     torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio))
 
 
-def test_no_activation_works_in_place_or_serves_twice() -> None:
-    for block in (ResidualBlock(4, 4), PostActivationBlock(4, 4)):
-        calls: list[int] = []
-        activations = [m for m in block.modules() if isinstance(m, torch.nn.ReLU)]
-        for activation in activations:
-            assert not activation.inplace
-            activation.register_forward_hook(lambda module, *_: calls.append(id(module)))
-        block(torch.randn(1, 4, 8, 8))
-        assert len(calls) == len(set(calls)) == len(activations)
+@pytest.mark.parametrize("kind", [ResidualBlock, PostActivationBlock])
+def test_no_activation_works_in_place_or_serves_twice(kind: type[torch.nn.Module]) -> None:
+    block, calls = kind(4, 4), []
+    activations = [m for m in block.modules() if isinstance(m, torch.nn.ReLU)]
+    for activation in activations:
+        assert not activation.inplace
+        activation.register_forward_hook(lambda module, *_: calls.append(id(module)))
+    block(torch.randn(1, 4, 8, 8))
+    assert len(calls) == len(set(calls)) == len(activations)

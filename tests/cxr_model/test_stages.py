@@ -30,8 +30,11 @@ from cxr_model.summary import headline, write_metrics
 @pytest.fixture(scope="module")
 def config() -> RunConfig:
     preset = smoke()
-    return replace(preset, data=replace(preset.data, size_px=64, source="phantom:30"),
-                   explain=replace(preset.explain, occlusion_window_px=32, occlusion_stride_px=16))  # fmt: skip
+    return replace(
+        preset,
+        data=replace(preset.data, size_px=64, source="phantom:30"),
+        explain=replace(preset.explain, occlusion_window_px=32, occlusion_stride_px=16),
+    )
 
 
 @pytest.fixture(scope="module")

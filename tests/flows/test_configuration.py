@@ -27,12 +27,18 @@ def test_the_command_line_overrides_the_file_and_the_file_the_preset(tmp_path: P
 @pytest.mark.parametrize(
     ("settings", "patterns"),
     [
-        (["labels.covid=corona*"], {"normal": ["normal*"], "pneumonia": ["pneumonia*"], "covid": ["corona*"]}),
+        (
+            ["labels.covid=corona*"],
+            {"normal": ["normal*"], "pneumonia": ["pneumonia*"], "covid": ["corona*"]},
+        ),
         (["labels.covid=none"], {"normal": ["normal*"], "pneumonia": ["pneumonia*"]}),
-        (['labels.normal=["ok*", "healthy"]', "labels.covid="], {"normal": ["ok*", "healthy"], "pneumonia": ["pneumonia*"]}),
+        (
+            ['labels.normal=["ok*", "healthy"]', "labels.covid="],
+            {"normal": ["ok*", "healthy"], "pneumonia": ["pneumonia*"]},
+        ),
         (['labels.patterns={"cat": "cat*", "dog": ["dog*"]}'], {"cat": ["cat*"], "dog": ["dog*"]}),
     ],
-)  # fmt: skip
+)
 def test_label_patterns_are_changed_dropped_and_replaced(
     settings: list[str], patterns: dict[str, list[str]]
 ) -> None:
@@ -50,7 +56,10 @@ def test_labels_have_short_forms() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("training.epoch=5", "training.epoch: there is no such setting; did you mean training.epochs?"),
+        (
+            "training.epoch=5",
+            "training.epoch: there is no such setting; did you mean training.epochs",
+        ),
         ("nonsense.key=1", "nonsense: there is no such setting"),
         ("training.epochs=0", "training.epochs=0: use at least 1"),
         ("training.epochs=many", "training.epochs='many': input should be a valid integer"),
@@ -64,7 +73,7 @@ def test_labels_have_short_forms() -> None:
         ("data.size_px=8", "data.size_px=8: use 32 to 1024"),
         ("phantom.num_unreadable=-1", "phantom.num_unreadable=-1: use 0 to phantom.num_films"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_setting_is_refused_by_name(setting: str, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load_config("standard", settings=[setting])
