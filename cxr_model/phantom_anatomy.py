@@ -21,7 +21,7 @@ SUPERSAMPLING = 2  # fine structures are drawn at twice the size: Pillow does no
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """The film's size in pixels and the pose of the patient on it."""
+    """The film's size in pixels, both even, and the pose of the patient on it."""
 
     width: int
     height: int
@@ -42,17 +42,23 @@ class Canvas:
         return points @ turn + origin
 
     def fill(self, *outlines: Points, blur: float) -> Layer:
-        """Filled polygons, 0 to 1, softened by a Gaussian of ``blur`` film widths."""
-        # A blurred shape holds no detail: drawing it small costs a tenth of the time.
-        shrink = min(16, max(1, int(blur * self.width)))
+        """Filled polygons, 0 to 1, softened by a Gaussian of ``blur`` film widths; a soft layer,
+        half as high and wide as the film: ``enlarge`` brings it to full size."""
+        # What is blurred more holds less detail, and is drawn smaller still.
+        shrink = 2 * min(8, max(1, int(blur * self.width / 2)))
         image = Image.new("L", (-(-self.width // shrink), -(-self.height // shrink)))
         draw = ImageDraw.Draw(image)
         for outline in outlines:
             draw.polygon((self.to_pixels(outline) / shrink).ravel().tolist(), fill=255)
         image = image.filter(ImageFilter.GaussianBlur(blur * self.width / shrink))
         box = (0, 0, self.width / shrink, self.height / shrink)
-        size = (self.width, self.height)
+        size = (self.width // 2, self.height // 2)
         return _unit(image.resize(size, Image.Resampling.BILINEAR, box))
+
+    def enlarge(self, soft: Layer) -> Layer:
+        """A soft layer at the film's size."""
+        size = (self.width, self.height)
+        return np.asarray(Image.fromarray(soft).resize(size, Image.Resampling.BILINEAR))
 
     def stroke(self, *bundles: tuple[Points, float]) -> Layer:
         """Curves of even brightness, 0 to 1: bundles (curves, N, 2), each with its width as a
@@ -144,10 +150,10 @@ def draw_thorax(rng: np.random.Generator, canvas: Canvas) -> Thorax:
     depth = canvas.fill(*lungs, blur=0.07)  # the lung is thin at its border
     density = body * rng.uniform(0.66, 0.76) - aerated * (0.26 + 0.26 * depth)
     density += body * (1 - lung) * _abdomen(rng, canvas, base)
-    density += body * _spine(rng, canvas)
-    density += body * _bones(rng, canvas, reach)
-    density += aerated * _vessels(rng, canvas)
-    density += body * _soft_tissue(rng, canvas)
+    density += body * (_spine(rng, canvas) + _soft_tissue(rng, canvas))
+    density += 0.10 * aerated * _hila(canvas)
+    density, body, aerated = (canvas.enlarge(soft) for soft in (density, body, aerated))
+    density = density + body * _bones(rng, canvas, reach) + aerated * _vessels(rng, canvas)
     return Thorax(density=density, aerated=aerated, lung_reach=(reach, base))
 
 
@@ -228,7 +234,7 @@ def _spine(rng: np.random.Generator, canvas: Canvas) -> Layer:
 
 def _bones(rng: np.random.Generator, canvas: Canvas, reach: float) -> Layer:
     """Ribs as tilted hoops (back part high and bright, front part low and dim), collar bones
-    and shoulder blades."""
+    and upper arms."""
     first, pitch, drop = rng.uniform([-0.86, 0.142, 0.30], [-0.80, 0.162, 0.42])
     number = np.arange(11)[:, None]
     angle = np.linspace(0.06, 0.80, 44) * np.pi
@@ -238,13 +244,11 @@ def _bones(rng: np.random.Generator, canvas: Canvas, reach: float) -> Layer:
     hoops = _pairs(np.stack([x, first + pitch * number + sag - 0.05 * np.sin(2 * angle)], axis=2))
     t = np.linspace(0, 1, 20)
     collar = np.stack([0.09 + 0.75 * t, -0.64 - 0.18 * t - 0.03 * np.sin(2 * np.pi * t)], axis=1)
-    blade = smooth_outline([(0.72, -0.74), (1.0, -0.7), (0.93, -0.35), (0.76, 0.02), (0.70, -0.3)])
     humerus = np.array([(1.02, -0.70), (1.14, -0.2), (1.3, 0.8)])
     layer = canvas.bones(hoops[:, :27], width=0.026)
     layer += 0.55 * canvas.bones(hoops[:, 26:], width=0.032)
     layer += 1.1 * canvas.bones(_pairs(collar[None]), width=0.034)
     layer += 1.2 * canvas.bones(_pairs(humerus[None]), width=0.06)
-    layer += 0.5 * canvas.fill(blade, mirrored(blade), blur=0.006)
     return rng.uniform(0.09, 0.14) * layer
 
 
@@ -266,14 +270,19 @@ def _vessels(rng: np.random.Generator, canvas: Canvas) -> Layer:
         start, side = np.repeat(end, 2, axis=0), np.repeat(side, 2)
         fork = np.tile([-0.38, 0.38], len(end))
         heading = np.repeat(heading, 2) + fork + rng.normal(0, 0.2, len(start))
+    return rng.uniform(0.06, 0.11) * canvas.stroke(*bundles)
+
+
+def _hila(canvas: Canvas) -> Layer:
     hilum = np.array([0.17, -0.02]) + [0.05, 0.14] * circle(16)
-    hila = canvas.fill(hilum, mirrored(hilum), blur=0.02)
-    return rng.uniform(0.06, 0.11) * canvas.stroke(*bundles) + 0.10 * hila
+    return canvas.fill(hilum, mirrored(hilum), blur=0.02)
 
 
 def _soft_tissue(rng: np.random.Generator, canvas: Canvas) -> Layer:
-    """Breast or muscle shadows: two-sided, smooth, of any strength down to none."""
+    """Shoulder blades, and breast or muscle shadows of any strength down to none."""
     x, y, size = rng.uniform([0.40, 0.12, 0.24], [0.56, 0.42, 0.36])
     shadow = [x, y] + size * circle(32)
     strength = max(0.0, rng.uniform(-0.05, 0.16))
-    return strength * canvas.fill(shadow, mirrored(shadow), blur=0.03)
+    blade = smooth_outline([(0.72, -0.74), (1.0, -0.7), (0.93, -0.35), (0.76, 0.02), (0.70, -0.3)])
+    layer = strength * canvas.fill(shadow, mirrored(shadow), blur=0.03)
+    return layer + rng.uniform(0.04, 0.07) * canvas.fill(blade, mirrored(blade), blur=0.006)

@@ -41,10 +41,10 @@ def draw_film(rng: np.random.Generator, label: str, *, marker: bool) -> Film:
 
 
 def _pose(rng: np.random.Generator) -> Canvas:
-    width = int(rng.integers(288, 449))
+    half_width = int(rng.integers(144, 225))
     return Canvas(
-        width=width,
-        height=round(width * rng.uniform(0.8, 1.1)),
+        width=2 * half_width,
+        height=2 * round(half_width * rng.uniform(0.8, 1.1)),
         rotation_rad=np.deg2rad(rng.normal(0, 2.0)),
         scale=rng.uniform(0.90, 1.12),
         shift=(rng.uniform(-0.05, 0.05), rng.uniform(-0.04, 0.06)),
@@ -68,11 +68,11 @@ def _haze(rng: np.random.Generator, canvas: Canvas, thorax: Thorax) -> Layer:
 def _devices(rng: np.random.Generator, canvas: Canvas) -> Layer:
     """Electrodes with their leads, or a catheter, on some films of every class."""
     wires: list[Points] = []
-    discs: list[Points] = []
+    rings: list[Points] = []
     if rng.random() < 0.35:
         for _ in range(rng.integers(1, 4)):
             spot = rng.uniform([-0.75, -0.6], [0.75, 0.6])
-            discs.append(spot + 0.028 * circle(24))
+            rings.append(spot + 0.015 * circle(12))
             wires.append(_bezier(rng, spot, np.array([np.sign(spot[0]) * 1.2, rng.uniform(-1, 1)])))
     if rng.random() < 0.2:
         tip = np.array([rng.uniform(-0.1, 0.05), rng.uniform(-0.3, 0.0)])
@@ -80,8 +80,8 @@ def _devices(rng: np.random.Generator, canvas: Canvas) -> Layer:
     layer = np.zeros((canvas.height, canvas.width), dtype=np.float32)
     if wires:
         layer += 0.16 * canvas.stroke((np.stack(wires), 0.005))
-    if discs:
-        layer += 0.28 * canvas.fill(*discs, blur=0.002)
+    if rings:  # so thick that they are discs
+        layer += 0.28 * canvas.stroke((np.stack(rings), 0.014))
     return layer
 
 

@@ -37,7 +37,7 @@ def _consolidation(rng: np.random.Generator, canvas: Canvas, thorax: Thorax) -> 
     beside_heart = 0.84 if side > 0 and y > 0 else 0.72
     centre = np.array([side * reach * beside_heart, y]) + rng.normal(0, 0.03, 2)
     blob = _blob(rng, centre, radius=rng.uniform(0.18, 0.28))
-    opacity = canvas.fill(blob, blur=0.011) * thorax.aerated
+    opacity = canvas.enlarge(canvas.fill(blob, blur=0.011)) * thorax.aerated
     mottle = 1 + 0.16 * canvas.spread(rng.standard_normal((45, 45)))
     density = rng.uniform(0.28, 0.35) * opacity * mottle
     density -= 0.07 * opacity * canvas.stroke((_bronchi(rng, centre, side), 0.006))
@@ -66,7 +66,7 @@ def _ground_glass(rng: np.random.Generator, canvas: Canvas, thorax: Thorax) -> L
             edge = reach * np.interp(y, [-0.5, -0.1, 0.25], [0.72, 0.88, 0.92])
             centre = np.array([side * (edge - rng.uniform(0.04, 0.11)), y])
             blobs.append(_blob(rng, centre, radius=rng.uniform(0.12, 0.18)))
-    opacity = canvas.fill(*blobs, blur=0.022) * thorax.aerated
+    opacity = canvas.enlarge(canvas.fill(*blobs, blur=0.022)) * thorax.aerated
     coarse, fine = (canvas.spread(rng.standard_normal((cells, cells))) for cells in (50, 100))
     density = rng.uniform(0.085, 0.13) * opacity * (1 + 0.45 * coarse + 0.45 * fine)
     return Lesion(density=density, mask=opacity > MASK_THRESHOLD)

@@ -79,12 +79,16 @@ def train(
     from flows.run_id import new_run_id
     from tasks.manifest import check_run_id
     from tasks.sources import check_source
+    from tasks.storage import ObjectStore
 
     settings = Settings.from_environment()
     run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
     run_config = check_source(run_config, settings.data_dir)
     run_id = run_id or new_run_id(run_config)
     check_run_id(run_id)
+    if not settings.uses_embedded_store:
+        with ObjectStore(settings.store) as store:
+            store.check()
     if local:
         _train_here(run_config, run_id, settings)
     else:

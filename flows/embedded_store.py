@@ -54,6 +54,8 @@ def store_command(settings: Settings, port: int) -> tuple[list[str], dict[str, s
         f"{LOOPBACK}:{port}",
         "--config",
         "",
+        "--dir-cache-time",
+        "0s",  # several stores serve this folder: what another one wrote must be seen
     ]
     # rclone reads a list of pairs as CSV: the quotes keep this pair together.
     environment = {"RCLONE_AUTH_KEY": f'"{keys[0]},{keys[1]}"'}

@@ -106,11 +106,13 @@ def _port(environ: Mapping[str, str], name: str, default: int) -> int:
 
 def prefect_environment(settings: Settings) -> dict[str, str]:
     """Variables for Prefect and for flow runs: state in ``CXR_HOME``, nothing sent elsewhere."""
+    prefect_home = settings.home / "prefect"
+    prefect_home.mkdir(parents=True, exist_ok=True)  # Prefect makes no parents of it
     return {
         "CXR_HOME": str(settings.home),
         "CXR_PREFECT_PORT": str(settings.prefect_port),
         "CXR_S3_PORT": str(settings.store_port),
-        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_HOME": str(prefect_home),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "cxr_model,tasks,flows",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

@@ -1,25 +1,31 @@
-"""The local stack: Prefect server, object store and worker, under one process manager."""
+"""The local stack: Prefect server, object store and worker, under one process supervisor."""
 
+import fcntl
 import json
+import multiprocessing
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 import psutil
 from filelock import FileLock, Timeout
-from honcho.manager import Manager
 
 from cxr_model.errors import StackError
 from cxr_model.run_folder import atomic_path
 from flows.embedded_store import require_free_port, store_command
 from flows.settings import LOOPBACK, Settings, prefect_environment
+from flows.supervisor import Supervisor, end_with_parent
 
 WORK_POOL = "cxr-local"
 DEPLOYMENT = "train/train"
@@ -37,19 +43,32 @@ class StackInfo:
     """Start of process ``pid`` in seconds since the epoch: a number used again is another one."""
     api_url: str
 
+    @classmethod
+    def of(cls, pid: int, settings: Settings) -> "StackInfo":
+        started = psutil.Process(pid).create_time()
+        return cls(pid=pid, started=started, api_url=settings.local_api_url)
+
     @property
     def ui_url(self) -> str:
         return self.api_url.removesuffix("/api")
+
+    def is_alive(self) -> bool:
+        try:
+            process = psutil.Process(self.pid)
+            return (
+                process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.NoSuchProcess:
+            return False
 
 
 def running_stack(settings: Settings) -> StackInfo | None:
     """The stack of this ``CXR_HOME``, if its process lives; what a killed one left is ignored."""
     try:
         info = StackInfo(**json.loads(_info_path(settings).read_text()))
-        alive = psutil.Process(info.pid).create_time() == info.started
-    except (OSError, ValueError, TypeError, psutil.NoSuchProcess):
+    except (OSError, ValueError, TypeError):
         return None
-    return info if alive else None
+    return info if info.is_alive() else None
 
 
 def run_stack(settings: Settings) -> int:
@@ -69,8 +88,8 @@ def run_stack(settings: Settings) -> int:
 
 
 def _run_locked(settings: Settings) -> int:
-    require_free_port(settings.prefect_port, "CXR_PREFECT_PORT")
-    manager = Manager()
+    _require_free_ports(settings)
+    supervisor = Supervisor(first="worker")
     environment = {
         **os.environ,
         **prefect_environment(settings),
@@ -80,27 +99,35 @@ def _run_locked(settings: Settings) -> int:
     }
     prefect = str(Path(sys.executable).with_name("prefect"))
     server = [prefect, "server", "start", "--host", LOOPBACK]
-    _add(manager, "prefect", [*server, "--port", str(settings.prefect_port)], environment)
+    _add(supervisor, "prefect", [*server, "--port", str(settings.prefect_port)], environment)
     if settings.uses_embedded_store:
-        require_free_port(settings.store_port, "CXR_S3_PORT")
         command, keys = store_command(settings, settings.store_port)
-        _add(manager, "store", command, {**os.environ, **keys})
-    _add(manager, "worker", [sys.executable, "-m", "flows.worker"], environment)
-    me = psutil.Process()
-    info = StackInfo(pid=me.pid, started=me.create_time(), api_url=settings.local_api_url)
+        _add(supervisor, "store", command, {**os.environ, **keys})
+    _add(supervisor, "worker", [sys.executable, "-m", "flows.worker"], environment)
+    info = StackInfo.of(os.getpid(), settings)
     with atomic_path(_info_path(settings)) as temporary:
         temporary.write_text(json.dumps(asdict(info)) + "\n")
     try:
-        manager.loop()
+        supervisor.loop()
     finally:
         _info_path(settings).unlink(missing_ok=True)
-    asked_to_end = manager.returncode in (130, 143)
+        for relay in multiprocessing.active_children():
+            relay.kill()  # only after an interrupted start; takes its program along
+    asked_to_end = supervisor.returncode in (130, 143)
     return 0 if asked_to_end else 1
 
 
-def _add(manager: Manager, name: str, command: list[str], environment: dict[str, str]) -> None:
+def _require_free_ports(settings: Settings) -> None:
+    require_free_port(settings.prefect_port, "CXR_PREFECT_PORT")
+    if settings.uses_embedded_store:
+        require_free_port(settings.store_port, "CXR_S3_PORT")
+
+
+def _add(
+    supervisor: Supervisor, name: str, command: list[str], environment: dict[str, str]
+) -> None:
     # honcho hands the line to a shell, which exec replaces by the program.
-    manager.add_process(name, f"exec {shlex.join(command)}", env=environment)
+    supervisor.add_process(name, f"exec {shlex.join(command)}", env=environment)
 
 
 def stop_stack(settings: Settings) -> str:
@@ -108,16 +135,20 @@ def stop_stack(settings: Settings) -> str:
     info = running_stack(settings)
     if info is None:
         return f"no local stack of {settings.home} runs"
+    _end(info, settings)
+    return "the local stack has ended"
+
+
+def _end(info: StackInfo, settings: Settings) -> None:
+    """End a stack as Ctrl-C would; one that does not obey is killed, and its parts with it."""
     process = psutil.Process(info.pid)
     process.terminate()
-    try:
-        process.wait(timeout=_STOP_TIMEOUT_S)
-    except psutil.TimeoutExpired as error:
-        raise StackError(
-            f"the local stack (process {info.pid}) did not end within {_STOP_TIMEOUT_S:.0f} s; "
-            f"see {settings.logs_dir}"
-        ) from error
-    return "the local stack has ended"
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while info.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if info.is_alive():
+        process.kill()
+        _info_path(settings).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -128,15 +159,30 @@ def api_with_worker(settings: Settings, say: Callable[[str], None]) -> Iterator[
     stack is started for the block, told to ``say``, and ended after it in any case. Raises
     ``StackError`` when the server does not answer or the stack does not come up.
     """
-    info = running_stack(settings)
     if settings.prefect_api_url:
         _require_healthy(settings.prefect_api_url)
         yield settings.prefect_api_url
-    elif info:
+        return
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "stack.users").open("ab") as users, ExitStack() as ends:
+        fcntl.flock(users, fcntl.LOCK_SH)  # until the file is closed
+        with FileLock(settings.home / "stack.start"):  # two commands do not start two stacks
+            info = running_stack(settings)
+            if info is None:
+                info = ends.enter_context(_own_stack(settings, say))
+                ends.callback(_wait_for_other_users, users, say)
+        if not is_ready(info):
+            _wait_until_ready(info, _log_path(settings))
         yield info.api_url
-    else:
-        with _own_stack(settings, say):
-            yield settings.local_api_url
+
+
+def _wait_for_other_users(users: BinaryIO, say: Callable[[str], None]) -> None:
+    """A stack started for one command also serves those that came later: they may finish."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("another command uses this local stack: waiting for it (Ctrl-C ends both)")
+        fcntl.flock(users, fcntl.LOCK_EX)
 
 
 def _require_healthy(api_url: str) -> None:
@@ -151,12 +197,10 @@ def _require_healthy(api_url: str) -> None:
 
 
 @contextmanager
-def _own_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[None]:
-    require_free_port(settings.prefect_port, "CXR_PREFECT_PORT")
-    if settings.uses_embedded_store:
-        require_free_port(settings.store_port, "CXR_S3_PORT")
+def _own_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[StackInfo]:
+    _require_free_ports(settings)
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
-    log = settings.logs_dir / "stack.log"
+    log = _log_path(settings)
     say(f"starting the local stack for this run (log: {log})")
     started = time.monotonic()
     with (
@@ -167,36 +211,49 @@ def _own_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[None]
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the command, which then ends the stack
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),  # noqa: PLW1509 (one system call)
         ) as process,
     ):
+        info = StackInfo.of(process.pid, settings)
         try:
-            _wait_until_ready(settings, process, log)
+            _wait_until_ready(info, log)
             say(f"the local stack is up after {time.monotonic() - started:.0f} s")
-            yield
+            yield info
         finally:
-            process.terminate()
+            if info.is_alive():
+                _end(info, settings)
 
 
-def _wait_until_ready(settings: Settings, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_until_ready(info: StackInfo, log: Path) -> None:
     deadline = time.monotonic() + _READY_TIMEOUT_S
-    while not is_ready(settings.local_api_url):
-        if process.poll() is not None or time.monotonic() > deadline:
-            lines = log.read_text(errors="replace").split("\n")
-            last = next((line for line in reversed(lines) if "error:" in line), "no error told")
-            raise StackError(f"the local stack did not come up ({last.strip()}); see {log}")
+    while not is_ready(info):
+        if not info.is_alive() or time.monotonic() > deadline:
+            raise StackError(f"the local stack did not come up ({_last_error(log)}); see {log}")
         time.sleep(0.2)
 
 
-def is_ready(api_url: str) -> bool:
-    """Whether the deployment is there and a worker listens for it."""
+def is_ready(info: StackInfo) -> bool:
+    """Whether a worker of this very stack listens; it starts after the deployments are made."""
     try:
-        with httpx.Client(base_url=api_url, timeout=5) as client:
-            deployed = client.get(f"/deployments/name/{DEPLOYMENT}").is_success
-            workers = client.post(f"/work_pools/{WORK_POOL}/workers/filter", json={})
+        answer = httpx.post(f"{info.api_url}/work_pools/{WORK_POOL}/workers/filter", json={})
     except httpx.TransportError:
         return False
-    listening = workers.is_success and any(row["status"] == "ONLINE" for row in workers.json())
-    return deployed and listening
+    # A worker that was killed stays listed as online for a while: its heartbeat is old.
+    return answer.is_success and any(
+        datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() > info.started
+        for worker in answer.json()
+    )
+
+
+def _last_error(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    told = [line.strip() for line in lines if "error" in line.lower()]
+    return told[-1] if told else "no error told"
+
+
+def _log_path(settings: Settings) -> Path:
+    """Output of a stack that a command started for its own duration."""
+    return settings.logs_dir / "stack.log"
 
 
 def _info_path(settings: Settings) -> Path:

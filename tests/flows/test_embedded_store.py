@@ -1,0 +1,89 @@
+import configparser
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cxr_model.errors import StackError, StorageError
+from flows.embedded_store import free_port, store_for, write_credentials
+from flows.settings import Settings
+from tasks.storage import ObjectStore
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "state", store_port=free_port())
+
+
+def test_keys_are_made_once_for_their_owner_only_and_stay(tmp_path: Path) -> None:
+    path = tmp_path / "store" / "credentials"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write_credentials, [path] * 8))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(path.parent) == ["credentials"]
+    keys = path.read_text()
+    write_credentials(path)
+    assert path.read_text() == keys
+
+
+def test_the_store_ends_with_its_block_and_no_key_stands_in_a_command_line(
+    settings: Settings,
+) -> None:
+    with store_for(settings) as location:
+        (server,) = psutil.Process().children()
+        keys = configparser.ConfigParser()
+        keys.read(settings.store_dir / "credentials")
+        line = " ".join(server.cmdline())
+        assert not [key for key in keys["default"].values() if key in line]
+        assert location.endpoint_url is not None
+        assert f"--addr {location.endpoint_url.removeprefix('http://')}" in line
+    assert not server.is_running()
+
+
+def test_what_one_store_writes_or_replaces_another_one_sees_at_once(settings: Settings) -> None:
+    with ExitStack() as stack:
+        first, second = (
+            stack.enter_context(ObjectStore(stack.enter_context(store_for(settings))))
+            for _ in range(2)
+        )
+        assert first.location.endpoint_url != second.location.endpoint_url
+        assert second.list_keys() == []
+        first.write_bytes("runs/a.json", b"1")
+        assert second.read_bytes("runs/a.json") == b"1"
+        second.write_bytes("runs/a.json", b"twenty")
+        assert first.read_bytes("runs/a.json") == b"twenty"
+        first.delete("runs/a.json")
+        assert second.list_keys() == []
+
+
+def test_a_store_that_takes_our_keys_on_the_usual_port_is_used(settings: Settings) -> None:
+    with store_for(settings, settings.store_port), store_for(settings) as location:
+        assert location == settings.store
+        assert len(psutil.Process().children()) == 1
+
+
+def test_the_store_refuses_other_keys(settings: Settings, tmp_path: Path) -> None:
+    with store_for(settings) as location:
+        write_credentials(tmp_path / "other")
+        stranger = replace(location, credentials_file=tmp_path / "other")
+        with ObjectStore(stranger) as store, pytest.raises(StorageError):
+            store.list_keys()
+
+
+def test_a_taken_port_is_an_error_that_names_it_and_its_variable(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", settings.store_port)):
+        told = f"port {settings.store_port} is in use by another program.*CXR_S3_PORT"
+        with pytest.raises(StackError, match=told), store_for(settings, settings.store_port):
+            pass
+
+
+def test_a_bucket_of_the_users_own_starts_nothing(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, bucket="films")
+    with store_for(settings) as location:
+        assert location == settings.store
+        assert not psutil.Process().children()
