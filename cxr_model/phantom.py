@@ -63,7 +63,7 @@ def write_phantoms(
     progress: Callable[[int, int], None] | None = None,
 ) -> PhantomTruth:
     """Draw ``config.num_films`` grey JPEGs into ``root/<Class>/`` and their lesions' masks
-    into ``root/masks/<Class>/`` (same stem, PNG, 0 or 255, the film's size).
+    into ``root/masks/<Class>/`` (same stem, 1-bit PNG, the film's size).
 
     Film ``i`` depends on the seed and ``i`` alone. Duplicates and unreadable files come on
     top of ``num_films``, with patient numbers of their own. Films planted under a wrong label
@@ -189,10 +189,13 @@ def _write_films(
 
     # Threads, not processes: Pillow and NumPy let go of the interpreter lock while they
     # work, and a fork inside a Prefect flow fails.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         for done, _ in enumerate(pool.map(write, range(config.num_films)), start=1):
             if progress is not None:
                 progress(done, config.num_films)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the films to come
 
 
 def _write_plants(root: Path, config: PhantomConfig, truth: PhantomTruth) -> None:

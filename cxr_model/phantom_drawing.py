@@ -58,7 +58,7 @@ def _haze(rng: np.random.Generator, canvas: Canvas, thorax: Thorax) -> Layer:
     the mean brightness of a region tells nothing.
     """
     single, paired = rng.standard_normal((2, 5, 5))
-    one_sided, two_sided, all_over = rng.uniform(0.03, 0.08), rng.uniform(0.04, 0.09), 0.05
+    one_sided, two_sided, all_over = rng.uniform(0.02, 0.06), rng.uniform(0.03, 0.08), 0.05
     veil = one_sided * single + two_sided * (paired + paired[:, ::-1]) + all_over * rng.normal()
     gradient = 0.03 * rng.standard_normal((3, 3))
     # No clearing takes away all of the lung: its vessels stay visible.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cxr_model.phantom_anatomy import Canvas, Layer, Points, Thorax, circle, smooth_outline
 
-MASK_THRESHOLD = 0.2
+MASK_THRESHOLD = 0.15
 """Share of a lesion's full opacity from which a pixel counts as lesion."""
 
 
@@ -37,10 +37,10 @@ def _consolidation(rng: np.random.Generator, canvas: Canvas, thorax: Thorax) -> 
     beside_heart = 0.84 if side > 0 and y > 0 else 0.72
     centre = np.array([side * reach * beside_heart, y]) + rng.normal(0, 0.03, 2)
     blob = _blob(rng, centre, radius=rng.uniform(0.18, 0.28))
-    opacity = canvas.enlarge(canvas.fill(blob, blur=0.011)) * thorax.aerated
-    mottle = 1 + 0.16 * canvas.spread(rng.standard_normal((45, 45)))
+    opacity = canvas.enlarge(canvas.fill(blob, blur=0.016)) * thorax.aerated
+    mottle = 1 + 0.24 * canvas.spread(rng.standard_normal((45, 45)))
     density = rng.uniform(0.28, 0.35) * opacity * mottle
-    density -= 0.07 * opacity * canvas.stroke((_bronchi(rng, centre, side), 0.006))
+    density -= 0.09 * opacity * canvas.stroke((_bronchi(rng, centre, side), 0.006))
     return Lesion(density=density, mask=opacity > MASK_THRESHOLD)
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -279,10 +279,12 @@ def _train_on_worker(run_config: RunConfig, run_id: str, settings: Settings) -> 
     from flows.stack import api_with_worker
 
     os.environ.update(prefect_environment(settings))
-    with (
-        api_with_worker(settings, err.print) as api_url,
-        store_for(settings, settings.store_port) as location,
-    ):
+    with ExitStack() as stack:
+        api_url = stack.enter_context(api_with_worker(settings, err.print))
+        # The local stack has the store in it; another server's worker looks for it there.
+        location = settings.store
+        if settings.prefect_api_url:
+            location = stack.enter_context(store_for(settings, settings.store_port))
         from flows.submit import flow_run_page, train_on_worker
 
         flow_run_id = train_on_worker(run_config, run_id, api_url, out)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cxr_model.errors import CxrError, StackError
-from flows.settings import LOOPBACK, Settings
+from flows.settings import EMBEDDED_BUCKET, LOOPBACK, Settings
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation, read_keys
 
@@ -44,7 +44,7 @@ def store_command(settings: Settings, port: int) -> tuple[list[str], dict[str, s
     if not location.credentials_file.exists():
         write_credentials(location.credentials_file)
     data = settings.store_dir / "data"
-    data.mkdir(parents=True, exist_ok=True)
+    (data / EMBEDDED_BUCKET).mkdir(parents=True, exist_ok=True)  # rclone's buckets are folders
     keys = read_keys(location.credentials_file)
     command = [
         str(Path(sys.executable).with_name("rclone")),
@@ -101,8 +101,8 @@ def _answers(location: StoreLocation) -> bool:
     if location.credentials_file is None or not location.credentials_file.exists():
         return False
     try:
-        with ObjectStore(location, read_timeout_s=5) as store:
-            store.check()
+        with ObjectStore(location) as store:
+            store.exists("index.html")  # the least that has to be signed
     except CxrError:
         return False
     return True

@@ -107,13 +107,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             stderr=output,
         ) as process,
     ):
-        _wait(lambda: is_ready(shell.settings.local_api_url) or process.poll() is not None)
+        _wait(lambda: _is_up(shell.settings) or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         yield shell
         children = psutil.Process(process.pid).children(recursive=True)
         assert "has ended" in shell.ok("down")
         assert process.wait(timeout=30) == 0
         assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def _is_up(settings: Settings) -> bool:
+    info = running_stack(settings)
+    return info is not None and is_ready(info)
 
 
 def _wait(done: Callable[[], bool], timeout_s: float = 120) -> None:
