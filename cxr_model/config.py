@@ -154,9 +154,9 @@ class NetworkConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     name: Literal["cxresnet", "seed-resnet", "seed-convnet"] = "cxresnet"
-    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    widths: tuple[int, ...] = (32, 32, 64, 128, 128)
     """Channels of the stem and of each stage of ``cxresnet``."""
-    depths: tuple[int, ...] = (1, 2, 2, 2)
+    depths: tuple[int, ...] = (1, 1, 1, 1)
     """Residual blocks in each stage of ``cxresnet``."""
     dropout: float = 0.2
 
@@ -206,10 +206,10 @@ class TrainingConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     epochs: int = 30
-    batch_size: int = 16
+    batch_size: int = 8
     optimizer: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     """The peak of ``one-cycle``, or the rate of ``constant``."""
     weight_decay: float = 0.05
     label_smoothing: float = 0.1

@@ -19,10 +19,10 @@ from cxr_model.errors import ConfigError
 class CxResNet(nn.Module):
     """Pre-activation residual network with squeeze-excitation, for small sets of large films.
 
-    A two-convolution stem takes the film to a quarter of its side; each further stage
-    opens with a stride of two, the last but keeps its size: a feature map of a sixteenth
-    of the side (14 x 14 at 224 px) localises twice as finely as the usual thirty-second.
-    ``widths`` holds the stem's channels and each stage's, ``depths`` the blocks a stage.
+    The stem takes the film to a quarter of its side. The first and the last stage keep
+    their size, each other one halves it: a last map of a sixteenth of the side (14 x 14 at
+    224 px, four stages) localises twice as finely as the usual thirty-second. ``widths``
+    holds the stem's channels and each stage's, ``depths`` the blocks a stage.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class CxResNet(nn.Module):
             conv3x3(in_channels, stem_width, stride=2),
             nn.BatchNorm2d(stem_width),
             nn.ReLU(),
-            conv3x3(stem_width, widths[1], stride=2),
+            nn.MaxPool2d(2),  # keeps the strength of fine grain, which a strided product averages
         )
         stages: list[nn.Module] = []
         for i, (width, depth) in enumerate(zip(widths[1:], depths, strict=True)):
             stride = 1 if i in (0, len(depths) - 1) else 2
-            first = ResidualBlock(widths[max(i, 1)], width, stride)
+            first = ResidualBlock(widths[i], width, stride)
             stages.append(
                 nn.Sequential(first, *(ResidualBlock(width, width) for _ in range(depth - 1)))
             )

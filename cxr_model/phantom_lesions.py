@@ -38,8 +38,8 @@ def _consolidation(rng: np.random.Generator, canvas: Canvas, thorax: Thorax) -> 
     centre = np.array([side * reach * beside_heart, y]) + rng.normal(0, 0.03, 2)
     blob = _blob(rng, centre, radius=rng.uniform(0.18, 0.28))
     opacity = canvas.enlarge(canvas.fill(blob, blur=0.016)) * thorax.aerated
-    mottle = 1 + 0.24 * canvas.spread(rng.standard_normal((45, 45)))
-    density = rng.uniform(0.28, 0.35) * opacity * mottle
+    mottle = 1 + 0.34 * canvas.spread(rng.standard_normal((45, 45)))
+    density = rng.uniform(0.32, 0.40) * opacity * mottle
     density -= 0.09 * opacity * canvas.stroke((_bronchi(rng, centre, side), 0.006))
     return Lesion(density=density, mask=opacity > MASK_THRESHOLD)
 
@@ -68,7 +68,7 @@ def _ground_glass(rng: np.random.Generator, canvas: Canvas, thorax: Thorax) -> L
             blobs.append(_blob(rng, centre, radius=rng.uniform(0.12, 0.18)))
     opacity = canvas.enlarge(canvas.fill(*blobs, blur=0.022)) * thorax.aerated
     coarse, fine = (canvas.spread(rng.standard_normal((cells, cells))) for cells in (50, 100))
-    density = rng.uniform(0.085, 0.13) * opacity * (1 + 0.45 * coarse + 0.45 * fine)
+    density = rng.uniform(0.10, 0.145) * opacity * (1 + 0.55 * coarse + 0.55 * fine)
     return Lesion(density=density, mask=opacity > MASK_THRESHOLD)
 
 

@@ -18,7 +18,7 @@ def smoke() -> RunConfig:
         preset="smoke",
         phantom=PhantomConfig(num_films=60),
         network=NetworkConfig(widths=(8, 16, 32, 64), depths=(1, 1, 1)),
-        training=TrainingConfig(epochs=2),
+        training=TrainingConfig(epochs=2, batch_size=16),
         explain=ExplainConfig(films_per_class=1, num_mistakes=1, occlusion_stride_px=36),
     )
 
@@ -32,7 +32,7 @@ def best() -> RunConfig:
     """Longer and wider than ``standard``; meant for a GPU or a night."""
     return RunConfig(
         preset="best",
-        network=NetworkConfig(widths=(24, 48, 96, 192, 384), depths=(2, 2, 2, 2), dropout=0.3),
+        network=NetworkConfig(widths=(48, 64, 128, 256, 384), depths=(2, 2, 2, 2), dropout=0.3),
         training=TrainingConfig(epochs=100, ema_decay=0.995),
         explain=ExplainConfig(films_per_class=6, num_mistakes=12),
     )

@@ -311,6 +311,6 @@ def test_every_command_has_help_and_an_example(shell: Shell) -> None:
 
 def test_every_setting_is_listed_with_its_value(shell: Shell) -> None:
     rows = {row["key"]: row for row in json.loads(shell.ok("settings", "--json"))}
-    assert rows["training.batch_size"]["value"] == 16
+    assert rows["training.batch_size"]["value"] == 8
     assert "labels.patterns" in rows
     assert "training.epochs" in shell.ok("settings", "--preset", "seed")
