@@ -1,6 +1,5 @@
 """Zip archives from strangers: checked member by member, inflated within limits, all or nothing."""
 
-import hashlib
 import os
 import shutil
 import stat
@@ -19,12 +18,6 @@ _DAMAGE = (BadZipFile, EOFError, NotImplementedError, ValueError, struct.error, 
 
 class DamagedArchive(SourceError):
     """An archive whose bytes are not those that were packed; another copy may be sound."""
-
-
-def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def extract_zip(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cxr_model.errors import DataError
 from cxr_model.films import Normalisation
 from cxr_model.network import Network, build_network
-from cxr_model.run_folder import RunFolder, atomic_path
+from cxr_model.run_folder import RunFolder, atomic_path, write_json
 
 FORMAT_VERSION = 1
 
@@ -58,8 +58,7 @@ def save_model(run: RunFolder, state: dict[str, Tensor], card: ModelCard) -> Non
     """Weights first, card last: a card never stands beside other weights."""
     with atomic_path(run.weights) as temporary:
         save_file({name: value.contiguous() for name, value in state.items()}, temporary)
-    with atomic_path(run.model_card) as temporary:
-        temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
+    write_json(run.model_card, asdict(card))
 
 
 def load_model(run: RunFolder, device: torch.device) -> tuple[Network, ModelCard]:

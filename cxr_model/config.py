@@ -4,6 +4,7 @@ Plain data, so that the same objects are the command line's settings, Prefect's 
 flow parameters and ``config.json``. Nothing here is handed to an ``nn.Module``.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +21,10 @@ NETWORKS = ("cxresnet", "seed-resnet", "seed-convnet")
 def _require(condition: bool, name: str, value: object, remedy: str) -> None:
     if not condition:
         raise ConfigError(f"{name}={value!r}: {remedy}")
+
+
+def _require_seed(name: str, seed: int) -> None:
+    _require(0 <= seed < 2**31, name, seed, "use 0 to 2147483647")
 
 
 def default_patterns() -> dict[str, list[str]]:
@@ -56,6 +61,19 @@ class DataConfig:
             self.max_unreadable_fraction,
             "use 0 to 1",
         )
+        for name in ("max_extracted_gb", "max_extracted_files"):
+            value = getattr(self, name)
+            _require(value > 0, f"data.{name}", value, "use more than 0")
+        try:
+            num_groups = re.compile(self.patient_pattern).groups
+        except re.error as error:
+            raise ConfigError(f"data.patient_pattern={self.patient_pattern!r}: {error}") from error
+        _require(
+            not self.patient_pattern or num_groups >= 1,
+            "data.patient_pattern",
+            self.patient_pattern,
+            "put the patient's part in parentheses",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +98,13 @@ class PhantomConfig:
     """Class whose films all carry a bright corner marker; empty: none."""
 
     def __post_init__(self) -> None:
+        _require_seed("phantom.seed", self.seed)
+        _require(
+            self.marker_class in ("", *default_patterns()),
+            "phantom.marker_class",
+            self.marker_class,
+            f"use one of {', '.join(default_patterns())}",
+        )
         _require(self.num_films >= 15, "phantom.num_films", self.num_films, "use at least 15")
         _require(
             self.films_per_patient >= 1,
@@ -127,6 +152,9 @@ class LabelConfig:
             self.csv,
             "labels.mode=csv needs the table's file name",
         )
+        _require(
+            self.mode == "csv" or not self.csv, "labels.csv", self.csv, "set labels.mode=csv too"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +166,7 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _require_seed("split.seed", self.seed)
         for name in ("validation_fraction", "holdout_fraction"):
             value = getattr(self, name)
             _require(0 < value < 1, f"split.{name}", value, "use a share between 0 and 1")
@@ -162,12 +191,17 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         _require(
+            min(self.depths, default=0) >= 1,
+            "network.depths",
+            self.depths,
+            "use at least one stage, and one block in each",
+        )
+        _require(
             len(self.widths) == len(self.depths) + 1 and min(self.widths, default=0) >= 8,
             "network.widths",
             self.widths,
             "one width of at least 8 for the stem and one for each entry of network.depths",
         )
-        _require(min(self.depths) >= 1, "network.depths", self.depths, "use at least one block")
         _require(0 <= self.dropout < 1, "network.dropout", self.dropout, "use 0 to below 1")
 
 
@@ -205,7 +239,7 @@ class AugmentConfig:
 class TrainingConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
-    epochs: int = 30
+    epochs: int = 45
     batch_size: int = 8
     optimizer: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
@@ -224,6 +258,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _require_seed("training.seed", self.seed)
         _require(self.epochs >= 1, "training.epochs", self.epochs, "use at least 1")
         _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "use at least 2")
         _require(
@@ -250,6 +285,7 @@ class EvaluateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _require_seed("evaluate.seed", self.seed)
         _require(
             self.bootstrap_draws >= 100,
             "evaluate.bootstrap_draws",
@@ -277,6 +313,8 @@ class ExplainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _require_seed("explain.seed", self.seed)
+        _require(bool(self.methods), "explain.methods", self.methods, "name at least one method")
         _require(
             self.films_per_class >= 1,
             "explain.films_per_class",
@@ -322,4 +360,10 @@ class RunConfig:
             "explain.occlusion_window_px",
             self.explain.occlusion_window_px,
             f"use at most data.size_px ({self.data.size_px})",
+        )
+        _require(
+            self.data.size_px >> (len(self.network.depths) + 1) >= 1,
+            "network.depths",
+            self.network.depths,
+            f"use fewer stages: films of {self.data.size_px} px cannot be halved so often",
         )

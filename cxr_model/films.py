@@ -51,7 +51,7 @@ class Normalisation:
     @classmethod
     def of(cls, pixels_NCHW: Tensor) -> "Normalisation":
         # A histogram is exact and needs no float copy of the whole set.
-        counts = torch.bincount(pixels_NCHW.flatten().int(), minlength=256).double().cpu()
+        counts = torch.bincount(pixels_NCHW.flatten(), minlength=256).double().cpu()
         grey = torch.arange(256, dtype=torch.float64) / 255
         mean = float((counts * grey).sum() / counts.sum())
         variance = float((counts * (grey - mean) ** 2).sum() / counts.sum())

@@ -18,8 +18,8 @@ from cxr_model.films import films_to_tensor
 from cxr_model.index import read_index
 from cxr_model.metrics import proportion_interval
 from cxr_model.network import Network
-from cxr_model.run_folder import RunFolder, atomic_path
-from cxr_model.stages import read_predictions, write_table
+from cxr_model.run_folder import RunFolder, atomic_path, write_table
+from cxr_model.stages import read_predictions
 
 INDEX_COLUMNS = ["path", "sha256", "label", "predicted", "probability", "chosen"]
 

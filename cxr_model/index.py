@@ -11,9 +11,9 @@ import pandas as pd
 
 from cxr_model.cache import Progress, film_pixels, open_film
 from cxr_model.config import DataConfig, LabelConfig
-from cxr_model.errors import ConfigError, DataError
+from cxr_model.errors import DataError
 from cxr_model.labels import Film, find_films
-from cxr_model.run_folder import atomic_path
+from cxr_model.run_folder import write_table
 
 COLUMNS = (
     "path",
@@ -47,11 +47,10 @@ def build_index(
     decode keeps its row, with the reason in ``error``. ``mask`` is ``masks/<path>.png`` where
     that file exists.
 
-    Raises DataError as ``find_films`` does, where more than ``data.max_unreadable_fraction``
-    of the films or all films of a class do not decode, and ConfigError for a patient pattern
-    that is no regular expression with one group.
+    Raises DataError as ``find_films`` does, and where more than
+    ``data.max_unreadable_fraction`` of the films or all films of a class do not decode.
     """
-    patient_rule = _patient_rule(data.patient_pattern)
+    patient_rule = re.compile(data.patient_pattern or r"(?!)()")  # empty: matches nothing
     films, classes = find_films(root, labels)
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib let go of the GIL
@@ -71,20 +70,6 @@ def build_index(
     index = pd.DataFrame(rows, columns=list(COLUMNS))
     _check_readable(root, index, classes, data.max_unreadable_fraction)
     return index
-
-
-def _patient_rule(pattern: str) -> re.Pattern[str]:
-    try:
-        rule = re.compile(pattern or r"(?!)()")  # an empty setting matches nothing
-    except re.error as error:
-        raise ConfigError(
-            f"data.patient_pattern={pattern!r}: is no regular expression ({error}); correct it"
-        ) from error
-    if rule.groups < 1:
-        raise ConfigError(
-            f"data.patient_pattern={pattern!r}: has no group; put the patient in parentheses"
-        )
-    return rule
 
 
 def _inspect(root: Path, film: Film) -> dict[str, Any]:
@@ -125,8 +110,7 @@ def _check_readable(
 
 
 def write_index(index: pd.DataFrame, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        index.to_csv(temporary, index=False)
+    write_table(path, index)
 
 
 def read_index(path: Path) -> pd.DataFrame:

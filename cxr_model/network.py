@@ -135,7 +135,8 @@ def _three_channels(x_NCHW: Tensor) -> Tensor:
 def init_weights(network: nn.Module, generator: torch.Generator) -> None:
     """Fill every weight from ``generator``, so that a seed fixes the network bit for bit.
 
-    Kaiming normal, fan out (He et al. 2015, arXiv:1502.01852); norms at identity; biases
+    Kaiming normal (He et al. 2015, arXiv:1502.01852), fan out for convolutions and fan in
+    for linear layers; norms at identity; biases
     zero; the last convolution of each pre-activation block zero (Goyal et al. 2017,
     arXiv:1706.02677).
     """

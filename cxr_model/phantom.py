@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_model.config import PhantomConfig
-from cxr_model.errors import ConfigError, DataError
+from cxr_model.errors import DataError
 from cxr_model.phantom_drawing import draw_film
 
 CLASS_FOLDERS = {"normal": "Normal", "pneumonia": "Pneumonia", "covid": "COVID-19"}
@@ -70,18 +70,14 @@ def write_phantoms(
     take their mask along. A folder that already holds the same config's films is left as it
     is; ``progress`` gets (films done, films in all).
 
-    Raises ``ConfigError`` for an unknown marker class and ``DataError`` for a ``root`` that
-    holds anything else.
+    Raises ``DataError`` for a ``root`` that holds anything else.
     """
-    if config.marker_class and config.marker_class not in CLASS_FOLDERS:
-        raise ConfigError(
-            f"phantom.marker_class={config.marker_class!r}: use one of {', '.join(_CLASSES)}"
-        )
     plan = _plan(config)
     manifest = {"drawing_version": DRAWING_VERSION, "config": asdict(config)}
     if _is_complete(root, manifest):
         return plan.truth
     temporary = root.with_name(f".{root.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # in a container a killed drawing had this PID
     try:
         _write_films(temporary, config, plan, progress)
         _write_plants(temporary, config, plan.truth)

@@ -21,8 +21,9 @@ from cxr_model.errors import DataError
 from cxr_model.explanation_figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
 from cxr_model.metrics import format_estimate
 from cxr_model.run_folder import RunFolder, atomic_path
+from cxr_model.splits import SPLITS, read_splits
+from cxr_model.stages import read_predictions
 
-SPLITS = ("train", "validation", "holdout")
 METHOD_TITLES = {
     "occlusion": "Occlusion",
     "integrated-gradients": "Integrated Gradients",
@@ -125,8 +126,7 @@ def _draw_figures(run: RunFolder, metrics: dict[str, Any], model: dict[str, Any]
 
 def _holdout_predictions(run: RunFolder, classes: list[str]) -> tuple[Any, Any]:
     """True class names (N,) and probabilities (N, C) of the holdout films."""
-    text = dict.fromkeys(("path", "sha256", "split", "label", "predicted"), str)
-    table = pd.read_csv(run.predictions, dtype=text, keep_default_na=False)
+    table = read_predictions(run)
     table = table[table["split"] == "holdout"]
     probabilities = table[[f"probability_{label}" for label in classes]]
     return table["label"].to_numpy(dtype=str), probabilities.to_numpy(dtype=np.float64)
@@ -134,7 +134,7 @@ def _holdout_predictions(run: RunFolder, classes: list[str]) -> tuple[Any, Any]:
 
 def _split_rows(run: RunFolder) -> list[dict[str, Any]]:
     """Films and groups of each split."""
-    splits = _read_text_table(run.splits)
+    splits = read_splits(run.splits)
     rows = []
     for name in SPLITS:
         films = splits[splits["split"] == name]
@@ -144,7 +144,7 @@ def _split_rows(run: RunFolder) -> list[dict[str, Any]]:
 
 def _overlaps(run: RunFolder) -> dict[str, int]:
     """How many groups and how many digests stand in more than one split; both ought to be 0."""
-    splits = _read_text_table(run.splits)
+    splits = read_splits(run.splits)
     return {
         column: int((splits.groupby(column)["split"].nunique() > 1).sum())
         for column in ("group", "sha256")
@@ -157,7 +157,7 @@ def _explained_films(run: RunFolder) -> tuple[list[dict[str, Any]], int]:
     Writes each film's panel to ``figures/explanation-NN.jpg``, so that the pictures can be
     shown elsewhere too.
     """
-    index = _read_text_table(run.attributions / "index.csv")
+    index = pd.read_csv(run.attributions / "index.csv", dtype=str, keep_default_na=False)
     for stale in run.figures.glob("explanation-*.jpg"):
         stale.unlink()
     by_film = [rows for _, rows in index.groupby("file", sort=False)]
@@ -209,10 +209,6 @@ def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str
             for target, tiles in explained
         ],
     }
-
-
-def _read_text_table(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -1,10 +1,19 @@
-"""Where each file of a run lies, in progress on disk as later in object storage."""
+"""Where each file of a run lies, in progress on disk as later in object storage.
 
+Files appear here whole or not at all; `atomic_path` and the writers on top of it see to that.
+"""
+
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command line need not load pandas to know where files lie
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -78,3 +87,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    """A CSV with a header and without the index."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def write_json(path: Path, values: object) -> None:
+    """Raises ``ValueError`` for NaN and infinities, which JSON does not have."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cxr_model.config import SplitConfig
 from cxr_model.errors import DataError
-from cxr_model.run_folder import atomic_path
+from cxr_model.run_folder import write_table
 
 SPLITS = ("train", "validation", "holdout")
 COLUMNS = ("path", "sha256", "label", "group", "split")
@@ -116,8 +116,7 @@ def check_disjoint(splits: pd.DataFrame) -> None:
 
 
 def write_splits(splits: pd.DataFrame, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        splits.to_csv(temporary, index=False)
+    write_table(path, splits)
 
 
 def read_splits(path: Path) -> pd.DataFrame:

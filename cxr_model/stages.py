@@ -4,10 +4,8 @@ Each reads what the steps before it wrote, so a step can be run again by itself,
 machine without Prefect too.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,7 @@ from cxr_model.films import FilmSet, film_set, films_to_tensor, predict_logits
 from cxr_model.labels import order_classes
 from cxr_model.metrics import evaluate_predictions
 from cxr_model.network import build_network, describe_layers, network_arguments, num_parameters
-from cxr_model.run_folder import RunFolder, atomic_path
+from cxr_model.run_folder import RunFolder, write_table
 from cxr_model.splits import read_splits
 from cxr_model.trainer import EpochRecord, Trainer
 
@@ -40,11 +38,6 @@ class TrainSummary:
     precision: str
     network: str
     num_parameters: int
-
-
-def write_json(path: Path, values: object) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def train(
@@ -123,12 +116,8 @@ def evaluate(run: RunFolder, config: RunConfig, cache: FilmCache) -> dict[str, A
     splits = read_splits(run.splits)
     films = splits[splits["split"] != "train"].reset_index(drop=True)
     pixels = films_to_tensor(cache.films[cache.rows(films["sha256"].tolist())]).to(device)
-    logits = predict_logits(
-        network,
-        pixels,
-        card.normalisation,
-        precision=resolve_precision(config.training.precision, device),
-    )
+    # In float32 whatever training used: 'cxr predict' answers with the same probabilities.
+    logits = predict_logits(network, pixels, card.normalisation)
     probabilities = logits.double().softmax(dim=1).cpu().numpy()
     predictions = films[["path", "sha256", "split", "label"]].assign(
         predicted=np.array(card.classes)[probabilities.argmax(axis=1)],
@@ -144,11 +133,6 @@ def evaluate(run: RunFolder, config: RunConfig, cache: FilmCache) -> dict[str, A
         draws=config.evaluate.bootstrap_draws,
         seed=config.evaluate.seed,
     )
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
 
 
 def read_predictions(run: RunFolder) -> pd.DataFrame:

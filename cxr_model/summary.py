@@ -9,9 +9,9 @@ from cxr_model.config import RunConfig
 from cxr_model.environment import environment_record
 from cxr_model.index import data_digest, patient_summary, read_index, unreadable_films
 from cxr_model.labels import order_classes
-from cxr_model.run_folder import RunFolder
-from cxr_model.splits import read_splits
-from cxr_model.stages import TrainSummary, write_json
+from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.splits import SPLITS, read_splits
+from cxr_model.stages import TrainSummary
 
 SCHEMA_VERSION = 1
 
@@ -21,6 +21,7 @@ def write_metrics(
     run_id: str,
     config: RunConfig,
     *,
+    source: str,
     provenance: dict[str, Any],
     training: TrainSummary,
     holdout: dict[str, Any],
@@ -33,7 +34,7 @@ def write_metrics(
         "run_id": run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "preset": config.preset,
-        "data": data_record(run, config) | {"provenance": provenance},
+        "data": data_record(run, config) | {"source": source, "provenance": provenance},
         "network": {"name": training.network, "num_parameters": training.num_parameters},
         "training": asdict(training),
         "holdout": holdout,
@@ -54,15 +55,11 @@ def data_record(run: RunFolder, config: RunConfig) -> dict[str, Any]:
     classes = order_classes(splits["label"], config.labels)
     counts = Counter(zip(splits["label"], splits["split"], strict=True))
     return {
-        "source": config.data.source,
         "digest": data_digest(index),
         "num_films": len(index),
         "unreadable": unreadable_films(index),
         "classes": classes,
-        "counts": {
-            name: {split: counts[name, split] for split in ("train", "validation", "holdout")}
-            for name in classes
-        },
+        "counts": {name: {split: counts[name, split] for split in SPLITS} for name in classes},
         "num_groups": int(splits["group"].nunique()),
         "patients": patient_summary(index),
         "exact_duplicates": int(splits["sha256"].duplicated().sum()),

@@ -19,10 +19,15 @@ from cxr_model.films import FilmSet, Normalisation, predict_logits
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One row of ``history.csv``; losses are means over films, times wall-clock seconds."""
+    """One row of ``history.csv``; times are wall-clock seconds.
+
+    The training loss is the one descended: augmented films, weighted by class, smoothed
+    labels, mean over batches. The validation loss is plain cross-entropy, mean over films.
+    """
 
     epoch: int
     learning_rate: float
+    """Of the epoch's first step."""
     train_loss: float
     validation_loss: float
     validation_accuracy: float
@@ -62,7 +67,7 @@ _WARM_UP = 0.25
 """Share of the steps in which ``one-cycle`` climbs to its peak."""
 
 
-def one_cycle(step: int, num_steps: int) -> float:
+def one_cycle(step: float, num_steps: int) -> float:
     """Share of the peak rate at ``step``: a cosine up from 1/25, a cosine down to almost nothing.
 
     Smith & Topin 2018, arXiv:1708.07120; unlike torch's own, for runs of any length.
@@ -140,6 +145,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> EpochRecord:
         started = time.perf_counter()
+        learning_rate = self.optimizer.param_groups[0]["lr"]
         self.network.train()
         total_loss = torch.zeros((), device=self.device)
         order_N = torch.randperm(len(self.train), generator=self.order)
@@ -155,7 +161,7 @@ class Trainer:
         loss, accuracy, balanced = self._validate()
         return EpochRecord(
             epoch=epoch,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=learning_rate,
             train_loss=train_loss,
             validation_loss=loss,
             validation_accuracy=accuracy,

@@ -47,8 +47,6 @@ def main() -> None:
     except CxrError as error:
         err.print(f"error: {error}", style="red")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 @app.command(epilog="Example: cxr train --data ../films --preset standard --set training.epochs=40")
@@ -263,9 +261,12 @@ def _open_store(settings: Settings | None = None) -> Iterator["ObjectStore"]:
 
 def _train_here(run_config: RunConfig, run_id: str, settings: Settings) -> None:
     from flows.embedded_store import store_for
+    from flows.stack import require_healthy
 
+    os.environ.update(prefect_environment(settings))
+    if settings.prefect_api_url:
+        require_healthy(settings.prefect_api_url)
     with store_for(settings) as location:
-        os.environ.update(prefect_environment(settings))
         if settings.uses_embedded_store:
             os.environ["CXR_S3_PORT"] = str(urlsplit(location.endpoint_url).port)
         from flows.train import train as train_flow

@@ -55,7 +55,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check --config") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error}); mend the file") from error
 
 
@@ -75,11 +75,13 @@ def _parse_setting(text: str) -> dict[str, Any]:
 
 def _apply(values: dict[str, Any], changes: dict[str, Any]) -> None:
     """Change ``values`` in place; ``labels`` also in its short forms."""
+    if "preset" in changes:
+        raise ConfigError("preset: is not set here; use --preset")
     _merge(values, {key: value for key, value in changes.items() if key != "labels"})
     labels = changes.get("labels", {})
     if labels in ("folders", "patterns"):
         values["labels"]["mode"] = labels
-    elif isinstance(labels, str):
+    elif isinstance(labels, str) and labels.lower().endswith(".csv"):
         values["labels"] |= {"mode": "csv", "csv": labels}
     elif isinstance(labels, Mapping):
         _apply_labels(values["labels"], labels)
@@ -95,9 +97,19 @@ def _apply_labels(current: dict[str, Any], changes: Mapping[str, Any]) -> None:
         elif name in _LABEL_FIELDS:
             current[name] = value
         else:
+            _refuse_mistyped(name, known=current["patterns"])
             current["patterns"][name] = _pattern_list(value)
     if isinstance(current["patterns"], dict):
         current["patterns"] = {key: each for key, each in current["patterns"].items() if each}
+
+
+def _refuse_mistyped(name: str, known: Iterable[str]) -> None:
+    """A new class may have any name but one that was meant for a setting."""
+    close = difflib.get_close_matches(name, _LABEL_FIELDS, n=1, cutoff=0.8)
+    if close and name not in known:
+        raise ConfigError(
+            f"labels.{name}: there is no such setting; did you mean labels.{close[0]}?"
+        )
 
 
 def _pattern_list(value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""What a run needs, looked at one by one; nothing is changed."""
+"""What a run needs, looked at one by one.
+
+The bucket is tried with an object that is removed again; nothing else is changed.
+"""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -90,7 +93,7 @@ def _prefect(settings: Settings) -> Finding:
 def _bucket(settings: Settings) -> Finding:
     def look() -> str:
         with store_for(settings) as location, ObjectStore(location) as store:
-            store.check()
+            store.check(create_bucket=False)
             kind = "embedded store" if settings.uses_embedded_store else location.endpoint_url
             return f"{location.uri()} can be written ({kind or 'AWS'})"
 

@@ -55,7 +55,9 @@ def store_command(settings: Settings, port: int) -> tuple[list[str], dict[str, s
         "--config",
         "",
         "--dir-cache-time",
-        "0s",  # several stores serve this folder: what another one wrote must be seen
+        # Several stores serve this folder: what another one wrote must be seen soon. At 0
+        # rclone's cleaning timer runs without a pause and takes a core.
+        "20ms",
     ]
     # rclone reads a list of pairs as CSV: the quotes keep this pair together.
     environment = {"RCLONE_AUTH_KEY": f'"{keys[0]},{keys[1]}"'}

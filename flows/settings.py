@@ -1,4 +1,4 @@
-"""The one place that reads the environment: where state lies and which servers are used."""
+"""What the environment says: where state lies and which servers are used."""
 
 import os
 from collections.abc import Mapping
@@ -107,7 +107,13 @@ def _port(environ: Mapping[str, str], name: str, default: int) -> int:
 def prefect_environment(settings: Settings) -> dict[str, str]:
     """Variables for Prefect and for flow runs: state in ``CXR_HOME``, nothing sent elsewhere."""
     prefect_home = settings.home / "prefect"
-    prefect_home.mkdir(parents=True, exist_ok=True)  # Prefect makes no parents of it
+    try:
+        prefect_home.mkdir(parents=True, exist_ok=True)  # Prefect makes no parents of it
+    except OSError as error:
+        raise ConfigError(
+            f"CXR_HOME={settings.home}: cannot be written ({error.strerror}); set CXR_HOME to a "
+            "folder of your own"
+        ) from error
     return {
         "CXR_HOME": str(settings.home),
         "CXR_PREFECT_PORT": str(settings.prefect_port),

@@ -48,10 +48,6 @@ class StackInfo:
         started = psutil.Process(pid).create_time()
         return cls(pid=pid, started=started, api_url=settings.local_api_url)
 
-    @property
-    def ui_url(self) -> str:
-        return self.api_url.removesuffix("/api")
-
     def is_alive(self) -> bool:
         try:
             process = psutil.Process(self.pid)
@@ -160,7 +156,7 @@ def api_with_worker(settings: Settings, say: Callable[[str], None]) -> Iterator[
     ``StackError`` when the server does not answer or the stack does not come up.
     """
     if settings.prefect_api_url:
-        _require_healthy(settings.prefect_api_url)
+        require_healthy(settings.prefect_api_url)
         yield settings.prefect_api_url
         return
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -185,7 +181,8 @@ def _wait_for_other_users(users: BinaryIO, say: Callable[[str], None]) -> None:
         fcntl.flock(users, fcntl.LOCK_EX)
 
 
-def _require_healthy(api_url: str) -> None:
+def require_healthy(api_url: str) -> None:
+    """Raise ``StackError`` unless the user's own Prefect server answers."""
     try:
         httpx.get(f"{api_url}/health", timeout=10).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:

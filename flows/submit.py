@@ -5,20 +5,23 @@ import time
 from dataclasses import asdict
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from rich.console import Console
 
 from cxr_model.config import RunConfig
 from cxr_model.errors import CxrError, StackError
-from flows.stack import DEPLOYMENT
+from flows.stack import DEPLOYMENT, WORK_POOL
 
 _POLL_S = 1.0
+_PATIENCE_S = 60.0
 # What Prefect says to those who look after it; the run's own lines are shown.
 _WORKERS_TALK = {"prefect.flow_runs.worker", "prefect.flow_runs.runner", "prefect.deployment"}
 _ENGINES_TALK = {"Finished in state Completed()"}
@@ -33,20 +36,31 @@ def train_on_worker(config: RunConfig, run_id: str, api_url: str, console: Conso
     worker, any other as a ``RuntimeError``.
     """
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
-        flow_run = run_deployment(
-            DEPLOYMENT,
-            parameters={"config": asdict(config), "run_id": run_id},
-            flow_run_name=f"train-{run_id}",
-            timeout=0,
-        )
-        assert isinstance(flow_run, FlowRun)  # a coroutine only when called from async code
-        console.print(f"flow run {flow_run.name}: {flow_run_page(api_url, flow_run.id)}")
         try:
-            _follow(client, flow_run.id, console)
-        except KeyboardInterrupt:
-            client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
-            console.print("cancelling the flow run")
-            raise
+            flow_run = run_deployment(
+                DEPLOYMENT,
+                parameters={"config": asdict(config), "run_id": run_id},
+                flow_run_name=f"train-{run_id}",
+                timeout=0,
+            )
+            assert isinstance(flow_run, FlowRun)  # a coroutine only when called from async code
+            console.print(f"flow run {flow_run.name}: {flow_run_page(api_url, flow_run.id)}")
+            try:
+                _follow(client, flow_run.id, console)
+            except KeyboardInterrupt:
+                client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
+                console.print("cancelling the flow run")
+                raise
+        except ObjectNotFound as error:
+            raise StackError(
+                f"{api_url}: has no deployment {DEPLOYMENT}; make it with 'prefect deploy "
+                "--prefect-file deployments/prefect.yaml --all'"
+            ) from error
+        except httpx.TransportError as error:
+            raise StackError(
+                f"{api_url}: the Prefect server is gone ({error or type(error).__name__}); the "
+                "run may go on on its worker, see 'cxr runs'"
+            ) from error
     return flow_run.id
 
 
@@ -56,29 +70,37 @@ def flow_run_page(api_url: str, flow_run_id: UUID) -> str:
 
 
 def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> None:
-    num_shown = 0
+    shown: set[UUID | None] = set()
+    started, warned = time.monotonic(), False
     while True:
         state = client.read_flow_run(flow_run_id).state
         assert state is not None
         # Slept and read after the state: the last lines of a finished run are shown too.
         time.sleep(_POLL_S)
-        num_shown += _print_logs(client, flow_run_id, num_shown, console)
+        _print_new_logs(client, flow_run_id, shown, console)
         if state.is_final():
             break
+        if state.is_scheduled() and not warned and time.monotonic() - started > _PATIENCE_S:
+            console.print(f"no worker has taken the run yet; is one listening on {WORK_POOL}?")
+            warned = True
     if not state.is_completed():
         raise _failure(state.name or state.type.value, state.message or "")
 
 
-def _print_logs(client: SyncPrefectClient, flow_run_id: UUID, offset: int, console: Console) -> int:
-    logs = client.read_logs(
-        LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id])),
-        offset=offset,
-        sort=LogSort.TIMESTAMP_ASC,
-    )
-    for log in logs:
-        if not (log.name in _WORKERS_TALK or log.message in _ENGINES_TALK):
-            console.print(f"{log.timestamp:%H:%M:%S} {log.message}", markup=False, highlight=False)
-    return len(logs)
+def _print_new_logs(
+    client: SyncPrefectClient, flow_run_id: UUID, shown: set[UUID | None], console: Console
+) -> None:
+    """Print what is not in ``shown`` yet: late lines may sort before those already there."""
+    of_this_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    offset = 0
+    while logs := client.read_logs(of_this_run, offset=offset, sort=LogSort.TIMESTAMP_ASC):
+        offset += len(logs)
+        for log in logs:
+            if log.id in shown:
+                continue
+            shown.add(log.id)
+            if not (log.name in _WORKERS_TALK or log.message in _ENGINES_TALK):
+                console.print(f"{log.timestamp:%H:%M:%S} {log.message}")
 
 
 def _failure(state: str, message: str) -> Exception:

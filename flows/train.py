@@ -11,8 +11,9 @@ from pathlib import Path
 from prefect import flow, runtime
 
 from cxr_model.config import RunConfig
-from cxr_model.run_folder import RunFolder
-from cxr_model.stages import write_json
+from cxr_model.device import resolve_device
+from cxr_model.errors import CxrError
+from cxr_model.run_folder import RunFolder, write_json
 from flows.run_id import new_run_id
 from flows.settings import Settings
 from tasks.evaluate import evaluate_holdout, explain_holdout
@@ -20,7 +21,7 @@ from tasks.ingest import ingest
 from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, index_films, split_films
 from tasks.publish import check_store, publish
-from tasks.report import show_in_ui, write_report
+from tasks.report import show_figures, show_report, write_report
 from tasks.train import train_network
 
 
@@ -41,8 +42,17 @@ def _flow_run_name() -> str:
     return f"train-{runtime.flow_run.parameters['run_id'] or runtime.flow_run.id}"
 
 
-def _let_libraries_speak() -> None:
-    """Prefect forwards these loggers (PREFECT_LOGGING_EXTRA_LOGGERS) but leaves their level."""
+def _without_users_traceback(record: logging.LogRecord) -> bool:
+    """A ``CxrError`` is the user's to mend: its line tells all, a traceback hides it."""
+    if record.exc_info and isinstance(record.exc_info[1], CxrError):
+        record.exc_info = None
+    return True
+
+
+def _set_up_logging() -> None:
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_without_users_traceback)
+    # Prefect forwards these (PREFECT_LOGGING_EXTRA_LOGGERS) but leaves their level.
     for name in ("cxr_model", "tasks", "flows"):
         logging.getLogger(name).setLevel(logging.INFO)
 
@@ -62,11 +72,12 @@ def train(config: RunConfig = RunConfig(), run_id: str = "") -> str:  # noqa: B0
 
     Raises a ``CxrError`` for whatever the user can mend; nothing is published then.
     """
-    _let_libraries_speak()
+    _set_up_logging()
     run_id = run_id or new_run_id(config)
     check_run_id(run_id)
     settings, clock = Settings.from_environment(), StageClock()
     # Asked first: hours of training are not to end at a closed door.
+    resolve_device(config.training.device)
     check_store(settings.store, run_id)
     run = start_run(settings.runs_dir / run_id, config)
     with clock("ingest"):
@@ -87,12 +98,14 @@ def train(config: RunConfig = RunConfig(), run_id: str = "") -> str:  # noqa: B0
         run.root,
         run_id,
         config,
+        source=films.source,
         provenance=films.provenance,
         training=training,
         holdout=holdout,
         explanations=explanations,
         stage_seconds=clock.seconds,
     )
+    show_figures(run.root, run_id, holdout)
     report_url = publish(settings.store, run.root, run_id, headline)
-    show_in_ui(run.root, run_id, holdout, report_url)
+    show_report(run_id, holdout, report_url)
     return run_id

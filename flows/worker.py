@@ -97,7 +97,7 @@ def _run_prefect(*arguments: str) -> None:
 
 
 def _prefect_file() -> Path:
-    # Found, not imported: flows know nothing of deployments.
+    # Found, not imported: no code of deployments is needed, only where its file lies.
     spec = find_spec("deployments")
     assert spec is not None
     assert spec.submodule_search_locations is not None

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from cxr_model.config import DataConfig
 from cxr_model.errors import SourceError
-from cxr_model.run_folder import atomic_path
+from cxr_model.run_folder import write_json
 from tasks.storage import ObjectStore, StoredObject, in_parallel, local_path
+from tasks.storage_errors import disk_told_in_one_line
 from tasks.storage_location import StoreLocation
 
 _LEDGER = ".objects.json"
@@ -35,7 +36,7 @@ def download_prefix(location: StoreLocation, folder: Path, config: DataConfig) -
     removed. Raises ``SourceError`` for an empty prefix or one above ``config``'s limits, and
     ``StorageError`` for a key that leads out of ``folder``.
     """
-    with ObjectStore(location) as store:
+    with ObjectStore(location) as store, disk_told_in_one_line(folder):
         objects = [
             stored
             for stored in store.list_objects()
@@ -101,5 +102,4 @@ def _read_ledger(folder: Path) -> dict[str, list[int | str]]:
 
 
 def _write_ledger(folder: Path, ledger: dict[str, list[int | str]]) -> None:
-    with atomic_path(folder / _LEDGER) as temporary:
-        temporary.write_text(json.dumps(ledger))
+    write_json(folder / _LEDGER, ledger)

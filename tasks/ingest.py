@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from prefect import Task, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
 
-from cxr_model.archive import extract_zip, sha256_file
+from cxr_model.archive import extract_zip
 from cxr_model.config import DataConfig, PhantomConfig, RunConfig
 from cxr_model.phantom import DRAWING_VERSION, write_phantoms
+from cxr_model.run_folder import sha256_file
 from tasks.bucket_source import download_prefix
-from tasks.kaggle_errors import TransientSourceError
 from tasks.kaggle_source import KaggleSource, download_dataset
+from tasks.retries import on_transient_io
 from tasks.sources import BucketSource, FolderSource, PhantomSource, ZipSource, parse_source
-from tasks.storage_errors import TransientStorageError
 from tasks.storage_location import StoreLocation
 
 logger = logging.getLogger(__name__)
@@ -35,17 +34,11 @@ class IngestedData:
     """``kind``, and what else tells these films from others; plain JSON values."""
 
 
-def on_transient_source(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may pass by itself; wrong input will not."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, TransientSourceError | TransientStorageError)
-
-
 @task(
     cache_policy=NO_CACHE,  # the product is files: each kind of source finds its own again
     retries=2,
     retry_delay_seconds=[30, 300],
-    retry_condition_fn=on_transient_source,
+    retry_condition_fn=on_transient_io,  # what Kaggle asks to wait, its own client waits
 )
 def ingest(config: RunConfig, data_dir: Path, store: StoreLocation) -> IngestedData:
     """Bring the films of ``config.data.source`` below ``data_dir``, or find them there.

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cxr_model.archive import DamagedArchive, extract_zip, sha256_file
+from cxr_model.archive import DamagedArchive, extract_zip
 from cxr_model.errors import SourceError
-from cxr_model.run_folder import atomic_path
+from cxr_model.run_folder import sha256_file, write_json
 from tasks.kaggle_errors import GET_TOKEN, TransientSourceError, errors_explained
 
 logger = logging.getLogger(__name__)
@@ -162,8 +162,7 @@ def _download(
         "num_files": num_files,
         "retrieved": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with atomic_path(folder / "SOURCE.json") as path:
-        path.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "SOURCE.json", provenance)
     shutil.rmtree(archive.parent)  # its hash is on record
     logger.info("%s: downloaded, %d files", source, num_files)
     return folder / "films", provenance

@@ -14,13 +14,16 @@ from cxr_model.config import RunConfig
 from cxr_model.index import build_index, patient_summary, read_index, unreadable_films, write_index
 from cxr_model.run_folder import RunFolder
 from cxr_model.splits import assign_splits, check_disjoint, write_splits
+from tasks.progress import tell_films
 
 
 @task(cache_policy=NO_CACHE)
 def index_films(run_root: Path, config: RunConfig, root: Path) -> None:
     """One row a film, in the run's ``data/index.csv``."""
     logger = get_run_logger()
-    index = build_index(root, config.data, config.labels)
+    index = build_index(
+        root, config.data, config.labels, progress=tell_films("indexing", "films indexed")
+    )
     write_index(index, RunFolder(run_root).index)
     for film in unreadable_films(index):
         logger.warning("set aside, cannot be decoded: %s (%s)", film["path"], film["error"])
@@ -59,6 +62,7 @@ def build_image_cache(run_root: Path, config: RunConfig, root: Path, cache_dir: 
         cache_dir,
         size_px=config.data.size_px,
         color=config.data.color,
+        progress=tell_films("decoding", "films decoded"),
     )
     get_run_logger().info(
         "cache %s: %d films decoded, %d reused",

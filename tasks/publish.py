@@ -3,20 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import Task, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
 
 from cxr_model.run_folder import RunFolder
+from tasks.retries import on_transient_io
 from tasks.run_store import publish_run, report_url, require_unpublished
 from tasks.storage import ObjectStore
-from tasks.storage_errors import TransientStorageError
 from tasks.storage_location import StoreLocation
-
-
-def on_transient_io(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may pass by itself; a refusal or wrong bytes will not."""
-    return isinstance(state.data, TransientStorageError)
 
 
 @task(

@@ -34,6 +34,7 @@ def write_report(
     run_id: str,
     config: RunConfig,
     *,
+    source: str,
     provenance: dict[str, Any],
     training: TrainSummary,
     holdout: dict[str, Any],
@@ -46,6 +47,7 @@ def write_report(
         run,
         run_id,
         config,
+        source=source,
         provenance=provenance,
         training=training,
         holdout=holdout,
@@ -57,15 +59,25 @@ def write_report(
 
 
 @task(cache_policy=NO_CACHE)
-def show_in_ui(run_root: Path, run_id: str, holdout: dict[str, Any], report_url: str) -> None:
+def show_figures(run_root: Path, run_id: str, holdout: dict[str, Any]) -> None:
     """Artifacts with stable keys, so that the UI shows each one's history over runs."""
-    create_link_artifact(report_url, link_text=f"report of {run_id}", key="report")
-    create_markdown_artifact(_summary(run_id, holdout, report_url), key="summary")
     create_table_artifact(_table(holdout), key="holdout", description=f"Holdout of {run_id}")
     for name, kind in SHOWN_FIGURES.items():
         picture = base64.b64encode((RunFolder(run_root).figures / name).read_bytes()).decode()
         key = name.partition(".")[0]
         create_image_artifact(f"data:image/{kind};base64,{picture}", key=key, description=run_id)
+
+
+@task(cache_policy=NO_CACHE)
+def show_report(run_id: str, holdout: dict[str, Any], report_url: str) -> None:
+    """The summary, and the published report's address, which is valid for a day."""
+    create_link_artifact(
+        report_url,
+        link_text=f"report of {run_id}",
+        key="report",
+        description=f"Valid for a day; later: cxr report {run_id} --open",
+    )
+    create_markdown_artifact(_summary(run_id, holdout, report_url), key="summary")
 
 
 def _summary(run_id: str, holdout: dict[str, Any], report_url: str) -> str:
@@ -76,7 +88,8 @@ def _summary(run_id: str, holdout: dict[str, Any], report_url: str) -> str:
         f"- balanced accuracy {format_estimate(holdout['balanced_accuracy'])}\n"
         f"- macro F1 {format_estimate(holdout['macro_f1'])}\n"
         f"- MCC {format_estimate(holdout['mcc'])}\n\n"
-        f"[Report]({report_url}). Not a medical device."
+        f"[Report]({report_url}) (for a day; later: `cxr report {run_id} --open`). "
+        "Not a medical device."
     )
 
 

@@ -15,14 +15,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cxr_model.errors import StorageError
 from cxr_model.metrics import format_estimate
-from cxr_model.run_folder import RunFolder
+from cxr_model.run_folder import RunFolder, sha256_file
 from tasks.manifest import LATEST, Manifest, ManifestError, ObjectRecord, check_run_id
-from tasks.storage import ObjectStore, in_parallel, local_path, sha256_of
-from tasks.storage_errors import MissingObjectError
+from tasks.storage import ObjectStore, in_parallel, local_path
+from tasks.storage_errors import ChangedObjectError, MissingObjectError, disk_told_in_one_line
 
 _MANIFEST = "MANIFEST.json"
-_UNPUBLISHED = {"checkpoints", _MANIFEST}
-"""Top-level names of a run folder that stay at home, as hidden files do."""
+_INDEX = "index.html"
+_INDEX_TRIES = 5
 _REPORT_URL_S = 24 * 3600
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ def publish_run(
     _upload(store, run, manifest)
     if not published:
         store.write_bytes(_key(run_id, _MANIFEST), manifest.to_json().encode())
-    # From a fresh listing: of two runs published at once, the later index names both.
-    store.write_bytes("index.html", render_index(list_runs(store)).encode())
+    _write_index(store)
     return published or manifest
 
 
@@ -115,8 +114,9 @@ def fetch_run(
 def fetch_object(store: ObjectStore, manifest: Manifest, key: str, path: Path) -> None:
     """Fetch one object of a run to ``path``, checked against the manifest."""
     record = manifest.record(key)
-    if path.is_file() and sha256_of(path) == record.sha256:
-        return
+    with disk_told_in_one_line(path):
+        if path.is_file() and sha256_file(path) == record.sha256:
+            return
     store.download_file(_key(manifest.run_id, key), path, sha256=record.sha256, size=record.size)
 
 
@@ -149,10 +149,12 @@ def _describe(run: RunFolder) -> tuple[ObjectRecord, ...]:
     for path in sorted(run.root.rglob("*")):
         relative = path.relative_to(run.root)
         hidden = any(part.startswith(".") for part in relative.parts)
-        if hidden or relative.parts[0] in _UNPUBLISHED or path.is_symlink() or not path.is_file():
+        if hidden or relative.as_posix() == _MANIFEST or path.is_symlink() or not path.is_file():
             continue
         records.append(
-            ObjectRecord(key=relative.as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
+            ObjectRecord(
+                key=relative.as_posix(), size=path.stat().st_size, sha256=sha256_file(path)
+            )
         )
     if not records:
         raise StorageError(f"{run.root}: holds no file to publish; run the training first")
@@ -169,6 +171,25 @@ def _upload(store: ObjectStore, run: RunFolder, manifest: Manifest) -> None:
 
     for _ in in_parallel(upload, manifest.objects):
         pass
+
+
+def _write_index(store: ObjectStore) -> None:
+    """Write the page of all runs, again as long as others publish meanwhile.
+
+    Of several publishers the last to write lists the runs once more and finds what it missed.
+    """
+    for _ in range(_INDEX_TRIES):
+        runs = list_runs(store)
+        try:
+            store.write_bytes(_INDEX, render_index(runs).encode())
+        except ChangedObjectError:  # another publisher wrote it before it was read back
+            continue
+        if list_runs(store) == runs:
+            return
+    log.warning(
+        "%s: may lack a run, others are being published; the next publication completes it",
+        store.location.uri(_INDEX),
+    )
 
 
 def _find_manifest(store: ObjectStore, run_id: str) -> Manifest | None:

@@ -16,8 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self, TypeVar
 
 from cxr_model.errors import StorageError
-from cxr_model.run_folder import atomic_path
-from tasks.storage_errors import MissingObjectError, told_in_one_line
+from cxr_model.run_folder import atomic_path, sha256_file
+from tasks.storage_errors import (
+    ChangedObjectError,
+    MissingObjectError,
+    disk_told_in_one_line,
+    told_in_one_line,
+)
 from tasks.storage_location import StoreLocation, connect
 
 NUM_TRANSFERS = 8
@@ -28,8 +33,8 @@ _CHECK_TIMEOUT_S = 3.0  # with three attempts and the pauses between: told withi
 _CONTENT_TYPES = {
     ".csv": "text/csv; charset=utf-8",
     ".html": "text/html; charset=utf-8",
+    ".jpg": "image/jpeg",
     ".json": "application/json",
-    ".png": "image/png",
     ".svg": "image/svg+xml",
 }
 
@@ -64,12 +69,13 @@ class ObjectStore:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def check(self) -> None:
-        """Write, read and delete a probe object; a missing bucket is created."""
+    def check(self, *, create_bucket: bool = True) -> None:
+        """Write, read and delete a probe object; a missing bucket is created or refused."""
         key = f".cxr-probe-{uuid.uuid4().hex}"
         with ObjectStore(self.location, read_timeout_s=_CHECK_TIMEOUT_S) as store:
-            with store._told():
-                store._put_into_bucket(key)
+            if create_bucket:
+                with store._told():
+                    store._put_into_bucket(key)
             store.write_bytes(key, b"probe")
             store.delete(key)
 
@@ -77,12 +83,12 @@ class ObjectStore:
         """Store a file of at most 5 GB and read it back; ``sha256``: the digest it must have."""
         with self._told(key), path.open("rb") as file:
             self._put(key, file)
-        self._require(sha256 or sha256_of(path), self.sha256(key), key)
+        self._require(sha256 or sha256_file(path), self.sha256(key), key)
 
-    def write_bytes(self, key: str, data: bytes, content_type: str | None = None) -> None:
-        """Store ``data`` and read it back; the content type follows from the key's suffix."""
+    def write_bytes(self, key: str, data: bytes) -> None:
+        """Store ``data`` and read it back."""
         with self._told(key):
-            self._put(key, data, content_type)
+            self._put(key, data)
         self._require(hashlib.sha256(data).hexdigest(), self.sha256(key), key)
 
     def download_file(
@@ -90,7 +96,7 @@ class ObjectStore:
     ) -> None:
         """Fetch an object whole or not at all; bytes other than the expected are refused."""
         digest, num_bytes = hashlib.sha256(), 0
-        with atomic_path(path) as temporary:
+        with disk_told_in_one_line(path), atomic_path(path) as temporary:
             with temporary.open("wb") as file:
                 for chunk in self._chunks(key):
                     digest.update(chunk)
@@ -134,9 +140,6 @@ class ObjectStore:
         ]
         return sorted(found, key=lambda stored: stored.key)
 
-    def list_keys(self, prefix: str = "") -> list[str]:
-        return [stored.key for stored in self.list_objects(prefix)]
-
     def list_folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below ``prefix``, which ends in a slash."""
         start = self.location.root + prefix
@@ -161,9 +164,9 @@ class ObjectStore:
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.location.bucket, "Key": self.location.root + key}
 
-    def _put(self, key: str, body: object, content_type: str | None = None) -> None:
-        by_suffix = _CONTENT_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
-        self._client.put_object(**self._at(key), Body=body, ContentType=content_type or by_suffix)
+    def _put(self, key: str, body: object) -> None:
+        content_type = _CONTENT_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
+        self._client.put_object(**self._at(key), Body=body, ContentType=content_type)
 
     def _chunks(self, key: str) -> Iterator[bytes]:
         with self._told(key), closing(self._client.get_object(**self._at(key))["Body"]) as body:
@@ -200,15 +203,10 @@ class ObjectStore:
 
     def _require(self, expected: object, found: object, key: str) -> None:
         if expected is not None and found != expected:
-            raise StorageError(
+            raise ChangedObjectError(
                 f"{self.location.uri(key)}: has {found} for {expected} (size or SHA-256); it was "
                 "changed or damaged after it was written, publish it again"
             )
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def local_path(folder: Path, key: str) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -57,6 +58,22 @@ class TransientStorageError(StorageError):
 
 class MissingObjectError(StorageError):
     """A key that holds no object."""
+
+
+class ChangedObjectError(StorageError):
+    """An object that holds other bytes than those written or expected."""
+
+
+@contextmanager
+def disk_told_in_one_line(path: Path) -> Iterator[None]:
+    """Turn errors of the local disk in the block, which writes ``path``, into ``StorageError``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}); check the free disk space "
+            "and the permissions"
+        ) from error
 
 
 @contextmanager

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from torch.utils.tensorboard import SummaryWriter
 
@@ -15,13 +13,12 @@ from cxr_model.config import RunConfig
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import TrainSummary, train
 from cxr_model.trainer import EpochRecord
+from tasks.progress import ProgressBar
 
 
 def _reporter(num_epochs: int, board: SummaryWriter) -> Callable[[EpochRecord], None]:
     """Tell each epoch to the log, the Prefect UI's progress bar and TensorBoard."""
-    logger = get_run_logger()
-    artifact = create_progress_artifact(0.0, key="training", description="Training, epochs done")
-    assert isinstance(artifact, UUID)  # a coroutine only when called from async code
+    logger, bar = get_run_logger(), ProgressBar("training", "epochs trained")
 
     def report(record: EpochRecord) -> None:
         left_s = (num_epochs - record.epoch) * record.seconds
@@ -36,7 +33,7 @@ def _reporter(num_epochs: int, board: SummaryWriter) -> Callable[[EpochRecord], 
             record.films_per_second,
             *divmod(round(left_s), 60),
         )
-        update_progress_artifact(artifact, progress=100 * record.epoch / num_epochs)
+        bar.update(record.epoch, num_epochs)
         for name, value in asdict(record).items():
             if name != "epoch":
                 board.add_scalar(name, value, record.epoch)

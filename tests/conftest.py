@@ -18,6 +18,16 @@ from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # the tests' networks are too small to share among cores
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 @dataclass(frozen=True)
 class S3Server:
     endpoint_url: str

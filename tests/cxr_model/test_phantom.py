@@ -1,6 +1,7 @@
 """What a phantom data set promises: films that need a network, and faults that are as told."""
 
 import json
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -44,11 +45,19 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    """The default data set: 600 films."""
+    """As many films as the statistics need."""
     root = tmp_path_factory.mktemp("standard") / "phantom"
     start = time.process_time()
-    truth = write_phantoms(root, PhantomConfig())
+    truth = write_phantoms(root, PhantomConfig(num_films=300))
     return Drawn(root, truth, time.process_time() - start)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest set."""
+    root = tmp_path_factory.mktemp("few") / "phantom"
+    write_phantoms(root, PhantomConfig(num_films=15))
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +90,8 @@ def test_thumbnails_do_not_give_the_class_away(standard: Drawn) -> None:
             thumbnails.append(np.asarray(image.resize((16, 16), Image.Resampling.BOX)).ravel())
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     labels = [path.parent.name for path in paths]
-    assert 0.4 < balanced_accuracy(model, np.array(thumbnails), labels) < 0.75
+    # Of 300 films; from the default 600 the model learns more and reaches 0.68.
+    assert 0.4 < balanced_accuracy(model, np.array(thumbnails), labels) < 0.66
 
 
 @pytest.mark.parametrize(
@@ -106,14 +116,14 @@ def test_metadata_do_not_give_the_class_away(standard: Drawn, model: object) -> 
     assert balanced_accuracy(model, np.array(rows, dtype=float), labels) < 0.43
 
 
-def test_drawing_600_films_takes_less_than_30_s_on_two_cores(standard: Drawn) -> None:
-    assert standard.cpu_seconds / 2 < 30
+def test_drawing_a_film_takes_less_than_100_ms_of_one_core(standard: Drawn) -> None:
+    assert standard.cpu_seconds / 300 < 0.1
 
 
-def test_default_films_are_balanced_and_bear_nih_names(standard: Drawn) -> None:
+def test_films_are_balanced_and_bear_nih_names(standard: Drawn) -> None:
     paths = film_paths(standard.root)
     counts = {key: len(list((standard.root / f).iterdir())) for key, f in CLASS_FOLDERS.items()}
-    assert counts == {"normal": 200, "pneumonia": 200, "covid": 200}
+    assert counts == {"normal": 100, "pneumonia": 100, "covid": 100}
     assert all(re.fullmatch(r"\d{8}_\d{3}\.jpg", path.name) for path in paths)
     assert standard.truth == PhantomTruth()
 
@@ -152,9 +162,8 @@ def test_lesions_lie_inside_the_lungs(label: str, seed: int) -> None:
     assert on_both_sides == (label == "covid")
 
 
-def test_film_depends_on_seed_and_its_number_alone(tmp_path: Path) -> None:
-    few, more, other = (tmp_path / name for name in ("few", "more", "other"))
-    write_phantoms(few, PhantomConfig(num_films=15))
+def test_film_depends_on_seed_and_its_number_alone(few: Path, tmp_path: Path) -> None:
+    more, other = tmp_path / "more", tmp_path / "other"
     write_phantoms(more, PhantomConfig(num_films=21))
     write_phantoms(other, PhantomConfig(num_films=15, seed=1))
     assert contents(few).items() <= contents(more).items()
@@ -268,6 +277,18 @@ def test_interrupted_drawing_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_remains_of_a_killed_drawing_with_the_same_process_id_are_swept_away(
+    few: Path, tmp_path: Path
+) -> None:
+    remains = tmp_path / f".set.{os.getpid()}.tmp"
+    for folder in CLASS_FOLDERS.values():
+        (remains / folder).mkdir(parents=True)
+        (remains / folder / "half.jpg").write_bytes(b"half a film")
+    write_phantoms(tmp_path / "set", PhantomConfig(num_films=15))
+    assert contents(tmp_path / "set") == contents(few)
+    assert list(tmp_path.iterdir()) == [tmp_path / "set"]
+
+
 def test_every_film_may_be_planted_as_every_fault(tmp_path: Path) -> None:
     config = PhantomConfig(
         num_films=15, num_exact_duplicates=15, num_near_duplicates=15, num_wrong_labels=15
@@ -285,6 +306,6 @@ def test_folder_with_other_films_is_refused(tmp_path: Path, planted: Drawn) -> N
     assert (tmp_path / "holiday.jpg").exists()
 
 
-def test_unknown_marker_class_is_refused_by_name(tmp_path: Path) -> None:
+def test_unknown_marker_class_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"phantom.marker_class='flu': use one of normal, pneu"):
-        write_phantoms(tmp_path / "set", PhantomConfig(marker_class="flu"))
+        PhantomConfig(marker_class="flu")

@@ -1,12 +1,14 @@
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_model.config import SplitConfig
+from cxr_model.config import DataConfig, LabelConfig, SplitConfig
 from cxr_model.errors import DataError
+from cxr_model.index import build_index
 from cxr_model.splits import (
     COLUMNS,
     SPLITS,
@@ -180,3 +182,16 @@ def test_a_file_that_is_no_table_of_splits_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("path,split\n")
     with pytest.raises(DataError, match="has columns path, split instead of path, sha256, label"):
         read_splits(tmp_path / "other.csv")
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("CXR_REAL_DATA" not in os.environ, reason="set CXR_REAL_DATA")
+def test_each_nih_patient_of_the_real_films_stands_in_one_split() -> None:
+    index = build_index(Path(os.environ["CXR_REAL_DATA"]), DataConfig(), LabelConfig())
+    splits = assign_splits(index, SplitConfig())
+    # Read from the names anew, not from the index whose patients made the groups.
+    patients = splits["path"].str.extract(r"/(?P<patient>\d{8})_\d{3}\.[a-z]+$")
+    num_splits = splits.join(patients).groupby("patient")["split"].nunique()
+    assert len(num_splits) == 682
+    assert (num_splits == 1).all()
+    assert (shares(splits) - [0.6, 0.2, 0.2]).abs().max(axis=None) < 0.03

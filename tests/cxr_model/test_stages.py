@@ -21,9 +21,9 @@ from cxr_model.index import build_index, write_index
 from cxr_model.phantom import write_phantoms
 from cxr_model.predict import predict_files
 from cxr_model.presets import smoke
-from cxr_model.run_folder import RunFolder
+from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.splits import assign_splits, write_splits
-from cxr_model.stages import evaluate, read_predictions, train, write_json
+from cxr_model.stages import evaluate, read_predictions, train
 from cxr_model.summary import headline, write_metrics
 
 
@@ -74,6 +74,7 @@ def _run_through(run: RunFolder, root: Path, config: RunConfig, cache: FilmCache
         run,
         "r1",
         config,
+        source="phantom:30",
         provenance={"kind": "phantom"},
         training=training,
         holdout=holdout,

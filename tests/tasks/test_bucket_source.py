@@ -100,6 +100,12 @@ def test_more_than_the_limits_is_refused_before_anything_is_fetched(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_told(films: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"mirror: cannot be written \(.*\); check the free"):
+        download_prefix(films.location, tmp_path / "file" / "mirror", CONFIG)
+
+
 def test_a_key_that_leads_out_of_the_folder_is_refused(
     films: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

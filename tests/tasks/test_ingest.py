@@ -8,15 +8,13 @@ from pathlib import Path
 import kagglesdk.kaggle_env
 import pytest
 from kaggle_stub import CURRENT_VERSION, OWNER, SLUG, TOKEN, KaggleStub, serve
-from prefect.states import Completed, Failed
 
 import tasks.ingest
 from cxr_model.config import DataConfig, PhantomConfig, RunConfig
 from cxr_model.errors import SourceError
 from tasks.bucket_source import Mirror
-from tasks.ingest import IngestedData, ingest, on_transient_source
-from tasks.kaggle_errors import TransientSourceError
-from tasks.storage_errors import TransientStorageError
+from tasks.ingest import IngestedData, ingest
+from tasks.retries import on_transient_io
 from tasks.storage_location import StoreLocation
 
 STORE = StoreLocation(endpoint_url="http://127.0.0.1:1", bucket="runs")
@@ -123,11 +121,5 @@ def test_a_bucket_is_mirrored_from_the_server_of_the_runs(
     assert "2 downloaded, 3 reused" in caplog.text
 
 
-def test_only_what_may_pass_by_itself_is_retried() -> None:
-    def is_retried(error: Exception) -> bool:
-        return on_transient_source(ingest, None, Failed(data=error))  # type: ignore[arg-type]
-
-    assert is_retried(TransientSourceError("busy"))
-    assert is_retried(TransientStorageError("busy"))
-    assert not is_retried(SourceError("wrong"))
-    assert not on_transient_source(ingest, None, Completed(data=1))  # type: ignore[arg-type]
+def test_a_server_that_is_away_is_asked_again() -> None:
+    assert ingest.retry_condition_fn is on_transient_io

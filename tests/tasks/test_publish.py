@@ -3,16 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.schemas.objects import TaskRun
 from prefect.logging import disable_run_logger
-from prefect.states import Failed
 from pydantic import TypeAdapter
 
 from cxr_model.errors import StorageError
-from tasks.publish import check_store, on_transient_io, publish
+from tasks.publish import check_store, publish
+from tasks.retries import on_transient_io
 from tasks.run_store import read_manifest
 from tasks.storage import ObjectStore
-from tasks.storage_errors import MissingObjectError, TransientStorageError
 from tasks.storage_location import StoreLocation
 
 
@@ -30,20 +28,9 @@ def test_a_published_run_is_read_at_the_address_returned(
         check_store.fn(store.location, "run-1")
 
 
-@pytest.mark.parametrize(
-    ("error", "again"),
-    [
-        (TransientStorageError("server is away"), True),
-        (StorageError("key is refused"), False),
-        (MissingObjectError("no such object"), False),
-        (ValueError("a defect"), False),
-    ],
-)
-def test_only_what_may_pass_by_itself_is_tried_again(error: Exception, again: bool) -> None:
-    run = TaskRun.model_construct()
+def test_a_server_that_is_away_is_asked_again() -> None:
     for task in (check_store, publish):
         assert task.retry_condition_fn is on_transient_io
-        assert on_transient_io(task, run, Failed(data=error)) is again
 
 
 def test_a_location_passes_through_a_flow_parameter_without_a_secret(

@@ -1,7 +1,7 @@
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,17 +81,17 @@ def test_a_published_run_is_fetched_as_it_was(
     assert contents(folder) == FILES
 
 
-def test_hidden_files_checkpoints_and_links_stay_at_home(
+def test_hidden_files_and_links_stay_at_home(
     store: ObjectStore, run: RunFolder, headline: Headline
 ) -> None:
-    for name in (".report.html.1.tmp", "checkpoints/last.pt", "data/.cache/x", "MANIFEST.json"):
+    for name in (".report.html.1.tmp", "data/.cache/x", "MANIFEST.json"):
         path = run.root / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("private")
     (run.root / "link.csv").symlink_to(run.root / "metrics.json")
     published = publish_run(store, run, "run-1", headline)
     assert {record.key for record in published.objects} == set(FILES)
-    names = {key.removeprefix("runs/run-1/") for key in store.list_keys("runs/")}
+    names = {stored.key.removeprefix("runs/run-1/") for stored in store.list_objects("runs/")}
     assert names == {*FILES, "MANIFEST.json"}
 
 
@@ -148,7 +148,7 @@ def test_a_run_that_cannot_be_listed_is_refused_before_anything_is_sent(
         publish_run(store, run, "a/b", headline)
     with pytest.raises(StorageError, match="empty: holds no file to publish; run the training"):
         publish_run(store, RunFolder(tmp_path / "empty"), "run-1", headline)
-    assert store.list_keys() == []
+    assert store.list_objects() == []
 
 
 def test_runs_are_listed_newest_first_and_latest_is_the_newest(
@@ -208,6 +208,15 @@ def test_a_corrupted_object_is_found_and_named(
     assert not (tmp_path / "run-1" / "metrics.json").exists()
 
 
+def test_a_file_that_cannot_be_written_is_told_when_a_run_is_fetched(
+    store: ObjectStore, run: RunFolder, headline: Headline, tmp_path: Path
+) -> None:
+    publish_run(store, run, "run-1", headline)
+    (tmp_path / "run-1").write_text("in the way")
+    with pytest.raises(StorageError, match=r"report\.html: cannot be written \(.*\); check the"):
+        fetch_run(store, "run-1", tmp_path, keys=["report.html"])
+
+
 def test_a_missing_object_is_named(
     store: ObjectStore, run: RunFolder, headline: Headline, tmp_path: Path
 ) -> None:
@@ -252,6 +261,62 @@ def test_the_index_links_each_run_with_its_figures(
     assert page.index("runs/run-2/report.html") < page.index("runs/run-1/report.html")
     for text in ("phantom:60", "smoke", "cxresnet", "0.900 (0.80–0.95)", "undefined", ">120<"):
         assert text in page
+
+
+class CrowdedStore(ObjectStore):
+    """A store whose first writing of the index of runs is crossed by somebody else's."""
+
+    before: Callable[[], object] = staticmethod(lambda: None)
+    after: Callable[[], object] = staticmethod(lambda: None)
+    is_crossed = False
+    num_indexes = 0
+
+    def _put(self, key: str, body: object) -> None:
+        if key != "index.html":
+            super()._put(key, body)
+            return
+        is_crossed, self.is_crossed = self.is_crossed, True
+        self.num_indexes += 1
+        if not is_crossed:
+            self.before()
+        super()._put(key, body)
+        if not is_crossed:
+            self.after()
+
+
+@pytest.fixture
+def crowded(store: ObjectStore) -> Iterator[CrowdedStore]:
+    with CrowdedStore(store.location) as crowded:
+        yield crowded
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_of_two_runs_published_at_once_the_index_names_both(
+    store: ObjectStore, crowded: CrowdedStore, run: RunFolder, headline: Headline, moment: str
+) -> None:
+    setattr(crowded, moment, lambda: publish_run(store, run, "run-2", headline))
+    publish_run(crowded, run, "run-1", headline)
+    page = store.read_bytes("index.html").decode()
+    assert "runs/run-1/report.html" in page
+    assert "runs/run-2/report.html" in page
+    assert crowded.num_indexes == 2
+
+
+def test_a_publication_among_many_ends_and_says_that_the_index_may_lack_a_run(
+    store: ObjectStore,
+    run: RunFolder,
+    headline: Headline,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = ObjectStore.sha256
+
+    def overwritten(store: ObjectStore, key: str) -> str:
+        return "0" * 64 if key == "index.html" else whole(store, key)
+
+    monkeypatch.setattr(ObjectStore, "sha256", overwritten)
+    publish_run(store, run, "run-1", headline)
+    assert "index.html: may lack a run, others are being published" in caplog.text
 
 
 def test_the_index_shows_markup_in_a_headline_as_text(

@@ -81,7 +81,7 @@ def test_bytes_come_back_as_they_went(either_store: ObjectStore, key: str) -> No
     either_store.write_bytes(key, b"\x00\xff" * 700)
     assert either_store.read_bytes(key) == b"\x00\xff" * 700
     assert either_store.exists(key)
-    assert either_store.list_keys() == [key]
+    assert [stored.key for stored in either_store.list_objects()] == [key]
 
 
 def test_files_come_back_as_they_went(either_store: ObjectStore, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_deleted_objects_are_gone_and_may_be_deleted_again(either_store: ObjectS
     either_store.delete("a/b.json")
     either_store.delete("a/b.json")
     assert not either_store.exists("a/b.json")
-    assert either_store.list_keys() == []
+    assert either_store.list_objects() == []
 
 
 def test_listings_longer_than_a_page_are_whole(either_store: ObjectStore) -> None:
@@ -117,7 +117,7 @@ def test_listings_longer_than_a_page_are_whole(either_store: ObjectStore) -> Non
         "before-parameter-build.s3.ListObjectsV2",
         lambda params, **_: params.update(MaxKeys=2),
     )
-    assert either_store.list_keys("many/") == names
+    assert [stored.key for stored in either_store.list_objects("many/")] == names
 
 
 def test_folders_are_listed_by_name_and_never_deeper(either_store: ObjectStore) -> None:
@@ -133,7 +133,8 @@ def test_a_location_sees_its_own_prefix_only(store: ObjectStore) -> None:
         above.write_bytes("theirs", b"2")
         above.write_bytes("chest films ü2/theirs", b"2")
     with ObjectStore(replace(store.location, prefix=f"/{prefix}/")) as same:
-        assert same.list_keys() == store.list_keys() == ["mine"]
+        assert same.list_objects() == store.list_objects()
+    assert [stored.key for stored in store.list_objects()] == ["mine"]
 
 
 def test_a_presigned_address_needs_no_credentials(either_store: ObjectStore) -> None:
@@ -163,6 +164,29 @@ def test_other_bytes_than_expected_leave_no_file(store: ObjectStore, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_cannot_be_written_is_told(store: ObjectStore, tmp_path: Path) -> None:
+    store.write_bytes("x.csv", b"x")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"x\.csv: cannot be written \(.*\); check the free d"):
+        store.download_file("x.csv", tmp_path / "file" / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("key", "content_type"),
+    [
+        ("film.jpg", "image/jpeg"),
+        ("roc.svg", "image/svg+xml"),
+        ("model.safetensors", "application/octet-stream"),
+    ],
+)
+def test_the_content_type_follows_from_the_name(
+    store: ObjectStore, key: str, content_type: str
+) -> None:
+    store.write_bytes(key, b"x")
+    with urllib.request.urlopen(store.presign(key, expires_s=60)) as answer:
+        assert answer.headers["Content-Type"] == content_type
+
+
 def test_an_upload_that_arrives_changed_is_told(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "film").write_bytes(b"rewritten while it was published")
     with pytest.raises(StorageError, match=r"film: has .* for .*; it was changed or damaged"):
@@ -181,7 +205,22 @@ def test_check_creates_the_bucket_and_leaves_nothing_in_it(store: ObjectStore) -
             new.write_bytes("a", b"")
         new.check()
         new.check()
-        assert new.list_keys() == []
+        assert new.list_objects() == []
+
+
+def test_check_creates_no_bucket_unless_it_may(location: StoreLocation) -> None:
+    absent = replace(location, bucket="asked-for-only")
+    for _ in range(2):
+        with (
+            ObjectStore(absent) as store,
+            pytest.raises(StorageError, match="NoSuchBucket; create the bucket or set CXR_S3_B"),
+        ):
+            store.check(create_bucket=False)
+
+
+def test_check_without_creating_passes_where_the_bucket_exists(store: ObjectStore) -> None:
+    store.check(create_bucket=False)
+    assert store.list_objects() == []
 
 
 def test_a_missing_bucket_that_may_not_be_created_is_told_as_missing(
@@ -303,7 +342,7 @@ def test_a_server_that_speaks_no_s3_is_told(location: StoreLocation, status: int
         answering(status, b"<html><p>hello</html>") as url,
         ObjectStore(replace(location, endpoint_url=url)) as store,
     ):
-        for ask in (store.check, store.list_keys):
+        for ask in (store.check, store.list_objects):
             with pytest.raises(StorageError, match="CXR_S3_ENDPOINT_URL") as told:
                 ask()
             assert "\n" not in str(told.value)

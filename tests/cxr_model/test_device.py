@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from cxr_model.device import device_name, resolve_device, resolve_precision
+from cxr_model.errors import ConfigError
+
+
+def test_auto_takes_cuda_where_there_is_one() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device("auto").type == expected
+    assert resolve_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "meta", "cuda:x", ""])
+def test_a_device_of_another_kind_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="use auto, cpu, cuda or cuda:N"):
+        resolve_device(name)
+
+
+def test_a_cuda_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"this machine has \d+ CUDA devices"):
+        resolve_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"neon": True, "bf16": True}, torch.bfloat16),
+        ({"neon": True, "bf16": False}, torch.float32),
+    ],
+)
+def test_bfloat16_is_for_processors_that_multiply_it(
+    capabilities: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_precision("auto", torch.device("cpu")) is expected
+    assert resolve_precision("bfloat16", torch.device("cpu")) is torch.bfloat16
+    assert resolve_precision("float32", torch.device("cpu")) is torch.float32
+
+
+def test_the_name_tells_what_computes() -> None:
+    assert device_name(torch.device("cpu")).startswith("CPU, ")
+
+
+@pytest.mark.gpu
+def test_cuda_has_a_name_and_native_bfloat16() -> None:
+    device = resolve_device("cuda")
+    assert device_name(device)
+    assert resolve_precision("auto", device) is torch.bfloat16

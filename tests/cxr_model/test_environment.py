@@ -1,0 +1,44 @@
+"""The record of what a run was computed with."""
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from cxr_model import environment
+from cxr_model.environment import environment_record, git_revision, package_versions
+
+
+def test_versions_are_those_installed_and_absent_packages_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package-here"))
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert package_versions() == {"python": python, "numpy": metadata.version("numpy")}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError("git"),
+        subprocess.CalledProcessError(128, "git"),
+        subprocess.TimeoutExpired("git", 10),
+    ],
+)
+def test_the_revision_is_unknown_where_git_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert git_revision() == "unknown"
+
+
+def test_the_revision_is_one_word_and_the_record_is_plain_json() -> None:
+    record = environment_record("cpu")
+    assert json.loads(json.dumps(record)) == record
+    assert record["device"] == "cpu"
+    assert len(record["git_revision"].split()) == 1

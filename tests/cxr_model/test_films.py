@@ -1,0 +1,97 @@
+"""Films as tensors: nothing is lost on the way to the network, or hangs on the batch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cxr_model.films import Normalisation, film_set, films_to_tensor, predict_logits
+
+PLAIN = Normalisation(mean=0.5, std=0.25)
+
+
+def random_films(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(3)
+    )
+
+
+def test_grey_films_get_a_channel() -> None:
+    films_NHW = random_films(5, 8, 6)
+    tensor = films_to_tensor(films_NHW)
+    assert tensor.dtype == torch.uint8
+    assert tensor.shape == (5, 1, 8, 6)
+    np.testing.assert_array_equal(tensor[:, 0].numpy(), films_NHW)
+
+
+def test_colours_become_channels() -> None:
+    films_NHWC = random_films(5, 8, 6, 3)
+    tensor = films_to_tensor(films_NHWC)
+    assert tensor.shape == (5, 3, 8, 6)
+    np.testing.assert_array_equal(tensor[:, 2].numpy(), films_NHWC[..., 2])
+
+
+def test_a_set_keeps_each_film_with_its_class() -> None:
+    films = film_set(random_films(5, 8, 6), np.arange(5), torch.device("cpu"))
+    assert len(films) == 5
+    assert films.targets_N.dtype == torch.int64
+    assert films.targets_N.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("shape", [(7, 1, 9, 9), (7, 3, 9, 9)])
+def test_normalised_training_films_have_zero_mean_and_unit_variance(shape: tuple[int, ...]) -> None:
+    pixels_NCHW = torch.from_numpy(random_films(*shape) // 2)
+    x_NCHW = pixels_NCHW.double() / 255
+    normalisation = Normalisation.of(pixels_NCHW)
+    assert normalisation.mean == pytest.approx(x_NCHW.mean().item())
+    assert normalisation.std == pytest.approx(x_NCHW.std(correction=0).item())
+    normal_NCHW = normalisation(x_NCHW)
+    assert normal_NCHW.mean().item() == pytest.approx(0, abs=1e-9)
+    assert normal_NCHW.std(correction=0).item() == pytest.approx(1)
+    assert normal_NCHW.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_blank_films_are_normalised_to_finite_numbers() -> None:
+    blank_NCHW = torch.full((2, 1, 4, 4), 128, dtype=torch.uint8)
+    normalisation = Normalisation.of(blank_NCHW)
+    assert normalisation(blank_NCHW / 255).abs().max() < 1e-3
+
+
+def test_logits_do_not_hang_on_the_batch_size() -> None:
+    network = small_network()
+    pixels_NCHW = films_to_tensor(random_films(7, 12, 12))
+    whole = predict_logits(network, pixels_NCHW, PLAIN)
+    assert whole.shape == (7, 3)
+    for batch_size in (1, 3, 7):
+        answer = predict_logits(network, pixels_NCHW, PLAIN, batch_size=batch_size)
+        torch.testing.assert_close(answer, whole)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_prediction_evaluates_and_gives_the_network_back_as_it_was(training: bool) -> None:
+    network = small_network()
+    pixels_NCHW = films_to_tensor(random_films(4, 12, 12))
+    predict_logits(network, pixels_NCHW, PLAIN)  # gives the lazy layer its shape
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.train(training)
+    first, second = (predict_logits(network, pixels_NCHW, PLAIN) for _ in range(2))
+    assert torch.equal(first, second)
+    assert network.training is training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not first.requires_grad
+
+
+def test_the_network_sees_normalised_films_and_answers_in_single_precision() -> None:
+    class Seen(nn.Module):
+        def forward(self, x_NCHW: Tensor) -> Tensor:
+            return x_NCHW.flatten(1).bfloat16()
+
+    pixels_NCHW = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    logits = predict_logits(Seen(), pixels_NCHW, PLAIN, precision=torch.bfloat16)
+    assert logits.dtype == torch.float32
+    assert logits.flatten().tolist() == [-2, 2]
