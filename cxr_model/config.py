@@ -67,7 +67,9 @@ class DataConfig:
         try:
             num_groups = re.compile(self.patient_pattern).groups
         except re.error as error:
-            raise ConfigError(f"data.patient_pattern={self.patient_pattern!r}: {error}") from error
+            raise ConfigError(
+                f"data.patient_pattern={self.patient_pattern!r}: {error}; correct the expression"
+            ) from error
         _require(
             not self.patient_pattern or num_groups >= 1,
             "data.patient_pattern",

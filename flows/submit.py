@@ -20,7 +20,8 @@ from cxr_model.config import RunConfig
 from cxr_model.errors import CxrError, StackError
 from flows.stack import DEPLOYMENT, WORK_POOL
 
-_POLL_S = 1.0
+_POLL_S = 2.0
+_LATEST = 100  # so far back a late line may sort
 _PATIENCE_S = 60.0
 # What Prefect says to those who look after it; the run's own lines are shown.
 _WORKERS_TALK = {"prefect.flow_runs.worker", "prefect.flow_runs.runner", "prefect.deployment"}
@@ -92,7 +93,7 @@ def _print_new_logs(
 ) -> None:
     """Print what is not in ``shown`` yet: late lines may sort before those already there."""
     of_this_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
-    offset = 0
+    offset = max(0, len(shown) - _LATEST)
     while logs := client.read_logs(of_this_run, offset=offset, sort=LogSort.TIMESTAMP_ASC):
         offset += len(logs)
         for log in logs:

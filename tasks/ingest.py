@@ -50,8 +50,9 @@ def ingest(config: RunConfig, data_dir: Path, store: StoreLocation) -> IngestedD
     source = parse_source(config.data.source)
     if isinstance(source, FolderSource):
         logger.info("%s: used in place", source.path)
-        provenance = {"kind": "folder", "path": str(source.path)}
-        return IngestedData(source.path, str(source.path), provenance)
+        # By its name alone: where it lies is this machine's business, not the report's.
+        provenance = {"kind": "folder", "name": source.path.name}
+        return IngestedData(source.path, source.path.name, provenance)
     data_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(data_dir / "ingest.lock"):  # two runs may want the same films at once
         match source:
@@ -90,7 +91,7 @@ def _unpack(archive: Path, folder: Path, config: DataConfig) -> IngestedData:
         num_files = extract_zip(archive, root, **_limits(config))
         logger.info("%s: unpacked, %d files", archive, num_files)
     provenance = {"kind": "zip", "name": archive.name, "sha256": sha256}
-    return IngestedData(root, str(archive), provenance)
+    return IngestedData(root, archive.name, provenance)
 
 
 def _mirror_bucket(location: StoreLocation, folder: Path, config: DataConfig) -> IngestedData:

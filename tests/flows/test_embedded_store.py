@@ -1,9 +1,11 @@
 import configparser
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -45,20 +47,34 @@ def test_the_store_ends_with_its_block_and_no_key_stands_in_a_command_line(
     assert not server.is_running()
 
 
-def test_what_one_store_writes_or_replaces_another_one_sees_at_once(settings: Settings) -> None:
+def test_what_one_store_writes_or_replaces_another_one_sees(settings: Settings) -> None:
+    # Ten times as long as rclone remembers what a folder held.
+    pause = partial(time.sleep, 0.2)
     with ExitStack() as stack:
         first, second = (
             stack.enter_context(ObjectStore(stack.enter_context(store_for(settings))))
             for _ in range(2)
         )
         assert first.location.endpoint_url != second.location.endpoint_url
-        assert second.list_keys() == []
+        assert second.list_objects() == []
         first.write_bytes("runs/a.json", b"1")
+        pause()
         assert second.read_bytes("runs/a.json") == b"1"
         second.write_bytes("runs/a.json", b"twenty")
+        pause()
         assert first.read_bytes("runs/a.json") == b"twenty"
         first.delete("runs/a.json")
-        assert second.list_keys() == []
+        pause()
+        assert second.list_objects() == []
+
+
+def test_an_idle_store_takes_no_processor_time(settings: Settings) -> None:
+    with store_for(settings) as location, ObjectStore(location) as store:
+        store.check()
+        (server,) = psutil.Process().children()
+        before = sum(server.cpu_times()[:2])
+        time.sleep(1)
+        assert sum(server.cpu_times()[:2]) - before < 0.3
 
 
 def test_a_store_that_takes_our_keys_on_the_usual_port_is_used(settings: Settings) -> None:
@@ -72,7 +88,7 @@ def test_the_store_refuses_other_keys(settings: Settings, tmp_path: Path) -> Non
         write_credentials(tmp_path / "other")
         stranger = replace(location, credentials_file=tmp_path / "other")
         with ObjectStore(stranger) as store, pytest.raises(StorageError):
-            store.list_keys()
+            store.list_objects()
 
 
 def test_a_taken_port_is_an_error_that_names_it_and_its_variable(settings: Settings) -> None:

@@ -48,7 +48,7 @@ def test_a_folder_is_used_in_place(tmp_path: Path, data_dir: Path) -> None:
     (tmp_path / "films").mkdir()
     data = ingest_from(tmp_path / "films", data_dir)
     assert data.root == tmp_path / "films"
-    assert data.provenance == {"kind": "folder", "path": str(tmp_path / "films")}
+    assert data.provenance == {"kind": "folder", "name": "films"}
     assert not data_dir.exists()
 
 
