@@ -17,7 +17,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 run: setup
-	$(BIN)/cxr train
+	$(BIN)/cxr train --data phantom --set training.epochs=20
 
 test: setup
 	$(BIN)/python -m pytest

@@ -190,9 +190,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Class probabilities of films. For research only, not a diagnosis."""
-    import torch
-
     from cxr_model.checkpoint import load_model
+    from cxr_model.device import resolve_device
     from cxr_model.predict import predict_files
     from cxr_model.run_folder import RunFolder
     from tasks.run_store import fetch_run
@@ -202,7 +201,7 @@ def predict(
         folder = fetch_run(
             store, run, settings.fetched_dir, ["model/model.safetensors", "model/model.json"]
         )
-    network, card = load_model(RunFolder(folder), torch.device("cpu"))
+    network, card = load_model(RunFolder(folder), resolve_device("auto"))
     table = predict_files(files, network, card)
     if as_json:
         print(json.dumps({"run_id": card.run_id, "films": table.to_dict("records")}, indent=2))
@@ -261,18 +260,20 @@ def _open_store(settings: Settings | None = None) -> Iterator["ObjectStore"]:
 
 def _train_here(run_config: RunConfig, run_id: str, settings: Settings) -> None:
     from flows.embedded_store import store_for
-    from flows.stack import require_healthy
+    from flows.stack import require_healthy, running_stack
 
     os.environ.update(prefect_environment(settings))
     if settings.prefect_api_url:
         require_healthy(settings.prefect_api_url)
+    elif stack := running_stack(settings):
+        os.environ["PREFECT_API_URL"] = stack.api_url  # two servers would share its database
     with store_for(settings) as location:
         if settings.uses_embedded_store:
             os.environ["CXR_S3_PORT"] = str(urlsplit(location.endpoint_url).port)
         from flows.train import train as train_flow
 
         train_flow(run_config, run_id)
-        _print_outcome(run_id, location)
+        _print_outcome(run_id, settings, location)
 
 
 def _train_on_worker(run_config: RunConfig, run_id: str, settings: Settings) -> None:
@@ -289,7 +290,7 @@ def _train_on_worker(run_config: RunConfig, run_id: str, settings: Settings) -> 
         from flows.submit import flow_run_page, train_on_worker
 
         flow_run_id = train_on_worker(run_config, run_id, api_url, out)
-        _print_outcome(run_id, location)
+        _print_outcome(run_id, settings, location)
     out.print(f"Prefect UI         {flow_run_page(api_url, flow_run_id)}")
     if settings.prefect_api_url is None:
         out.print(
@@ -297,7 +298,7 @@ def _train_on_worker(run_config: RunConfig, run_id: str, settings: Settings) -> 
         )
 
 
-def _print_outcome(run_id: str, location: "StoreLocation") -> None:
+def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -> None:
     from cxr_model.metrics import format_estimate
     from tasks.run_store import read_manifest
     from tasks.storage import ObjectStore
@@ -310,7 +311,10 @@ def _print_outcome(run_id: str, location: "StoreLocation") -> None:
         figure = format_estimate(headline[key])
         out.print(f"{name:<18} {figure} on {n} holdout films, 95 % interval")
     out.print(f"report             {location.uri(f'runs/{run_id}/report.html')}")
-    out.print(f"                   fetch and show it: cxr report {run_id} --open")
+    copy = settings.runs_dir / run_id / "report.html"
+    if copy.exists():  # not when the worker is another machine
+        out.print(f"                   {copy}")
+    out.print(f"                   show it: cxr report {run_id} --open")
 
 
 if __name__ == "__main__":
