@@ -43,6 +43,7 @@ def augment_batch(x_NCHW: Tensor, config: AugmentConfig, generator: torch.Genera
         exponent_N = torch.exp(_uniform(num, config.gamma, x_NCHW, generator))
         x_NCHW = x_NCHW.clamp_min(1e-4).pow(exponent_N.view(num, 1, 1, 1))
     if config.noise:
+        std_N = torch.rand(num, device=x_NCHW.device, generator=generator) * config.noise
         noise_NCHW = torch.randn(x_NCHW.shape, device=x_NCHW.device, generator=generator)
-        x_NCHW = torch.add(x_NCHW, noise_NCHW, alpha=config.noise)
+        x_NCHW = x_NCHW + std_N.view(num, 1, 1, 1) * noise_NCHW
     return x_NCHW

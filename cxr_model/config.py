@@ -220,8 +220,9 @@ class AugmentConfig:
     """Share of the side."""
     gamma: float = 0.2
     """Exponent is drawn from exp(-gamma) to exp(gamma)."""
-    noise: float = 0.02
-    """Standard deviation of Gaussian noise, as a share of the grey range."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise, as a share of the grey range, drawn from 0 to this.
+    Off: max pooling takes noise for grain, and clean films then look unlike training ones."""
     flip: bool = False
     """Left-right flip. It moves the heart to the other side: off."""
 

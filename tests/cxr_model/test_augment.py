@@ -69,6 +69,8 @@ def test_gamma_keeps_black_and_white_and_order() -> None:
     torch.testing.assert_close(y_NCHW[..., -1], torch.ones(8, 1, 32))
 
 
-def test_noise_has_the_stated_deviation() -> None:
-    y_NCHW = _augment(torch.full((8, 1, 64, 64), 0.5), dataclasses.replace(NONE, noise=0.1))
-    assert abs(float(y_NCHW.std()) - 0.1) < 0.005
+def test_noise_has_at_most_the_stated_deviation() -> None:
+    x_NCHW = torch.full((64, 1, 64, 64), 0.5)
+    std_N = _augment(x_NCHW, dataclasses.replace(NONE, noise=0.1)).std(dim=(1, 2, 3))
+    assert std_N.max() < 0.102
+    assert abs(float(std_N.mean()) - 0.05) < 0.015
