@@ -242,7 +242,7 @@ class AugmentConfig:
 class TrainingConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
-    epochs: int = 45
+    epochs: int = 30
     batch_size: int = 8
     optimizer: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
