@@ -26,7 +26,7 @@ def write_credentials(path: Path) -> None:
         f"aws_access_key_id = {secrets.token_hex(10).upper()}\n"
         f"aws_secret_access_key = {secrets.token_hex(20)}\n"
     )
-    temporary = path.with_name(f".credentials.{os.getpid()}")
+    temporary = path.with_name(f".credentials.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
             f.write(keys)

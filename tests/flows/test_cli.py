@@ -65,10 +65,9 @@ class Shell:
         """The one line that a refusal prints on standard error."""
         done = self(*arguments, **environment)
         assert done.returncode == 2, done.stdout + done.stderr
-        lines = done.stderr.strip().splitlines()
-        assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
         assert "Traceback" not in done.stdout + done.stderr
-        return lines[-1]
+        (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+        return line
 
 
 def _shell(folder: Path) -> Shell:
@@ -210,11 +209,6 @@ def test_a_mistake_found_on_the_worker_is_one_line_here(stack: Shell) -> None:
     assert not (stack.settings.store_dir / "data/cxr/runs/broken").exists()
 
 
-def test_a_published_run_id_is_not_used_again(stack: Shell, published: Path) -> None:
-    told = stack.refused("train", "--data", "phantom:45", "--run-id", published.name, *QUICK)
-    assert "choose another --run-id" in told
-
-
 def test_predictions_come_as_table_csv_and_json(stack: Shell, published: Path) -> None:
     index = pd.read_csv(published / "data/index.csv")
     films = next((stack.settings.data_dir / "phantom").iterdir())
@@ -275,9 +269,6 @@ def test_local_runs_the_flow_in_the_process(shell: Shell) -> None:
     told = shell.ok("train", "--local", "--data", "phantom:45", "--run-id", "here", *QUICK)
     assert "balanced accuracy" in told
     assert [run["run_id"] for run in json.loads(shell.ok("runs", "--json"))] == ["here"]
-    broken = ("--set", "phantom.num_unreadable=9")
-    told = shell.refused("train", "--local", "--data", "phantom:45", *QUICK, *broken)
-    assert "data.max_unreadable_fraction" in told
 
 
 def test_a_port_in_use_is_told_with_its_variable(shell: Shell) -> None:
