@@ -2,6 +2,7 @@ import configparser
 import os
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,6 +23,13 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "state", store_port=free_port())
 
 
+@pytest.fixture
+def started() -> Callable[[], list[psutil.Process]]:
+    """The servers that the test has started; those of the session do not count."""
+    before = psutil.Process().children()
+    return lambda: [child for child in psutil.Process().children() if child not in before]
+
+
 def test_keys_are_made_once_for_their_owner_only_and_stay(tmp_path: Path) -> None:
     path = tmp_path / "store" / "credentials"
     with ThreadPoolExecutor(8) as pool:
@@ -34,10 +42,10 @@ def test_keys_are_made_once_for_their_owner_only_and_stay(tmp_path: Path) -> Non
 
 
 def test_the_store_ends_with_its_block_and_no_key_stands_in_a_command_line(
-    settings: Settings,
+    settings: Settings, started: Callable[[], list[psutil.Process]]
 ) -> None:
     with store_for(settings) as location:
-        (server,) = psutil.Process().children()
+        (server,) = started()
         keys = configparser.ConfigParser()
         keys.read(settings.store_dir / "credentials")
         line = " ".join(server.cmdline())
@@ -68,19 +76,23 @@ def test_what_one_store_writes_or_replaces_another_one_sees(settings: Settings) 
         assert second.list_objects() == []
 
 
-def test_an_idle_store_takes_no_processor_time(settings: Settings) -> None:
+def test_an_idle_store_takes_no_processor_time(
+    settings: Settings, started: Callable[[], list[psutil.Process]]
+) -> None:
     with store_for(settings) as location, ObjectStore(location) as store:
         store.check()
-        (server,) = psutil.Process().children()
+        (server,) = started()
         before = sum(server.cpu_times()[:2])
         time.sleep(1)
         assert sum(server.cpu_times()[:2]) - before < 0.3
 
 
-def test_a_store_that_takes_our_keys_on_the_usual_port_is_used(settings: Settings) -> None:
+def test_a_store_that_takes_our_keys_on_the_usual_port_is_used(
+    settings: Settings, started: Callable[[], list[psutil.Process]]
+) -> None:
     with store_for(settings, settings.store_port), store_for(settings) as location:
         assert location == settings.store
-        assert len(psutil.Process().children()) == 1
+        assert len(started()) == 1
 
 
 def test_the_store_refuses_other_keys(settings: Settings, tmp_path: Path) -> None:
@@ -98,8 +110,10 @@ def test_a_taken_port_is_an_error_that_names_it_and_its_variable(settings: Setti
             pass
 
 
-def test_a_bucket_of_the_users_own_starts_nothing(tmp_path: Path) -> None:
+def test_a_bucket_of_the_users_own_starts_nothing(
+    tmp_path: Path, started: Callable[[], list[psutil.Process]]
+) -> None:
     settings = Settings(home=tmp_path, bucket="films")
     with store_for(settings) as location:
         assert location == settings.store
-        assert not psutil.Process().children()
+        assert not started()

@@ -1,0 +1,178 @@
+"""The main job as a user runs it: real processes, a real stack, a real bucket."""
+
+import csv
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import psutil
+import pytest
+from shell import QUICK, Shell, shell_in
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
+
+from flows.settings import Settings
+from flows.stack import is_ready, running_stack
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """``cxr up`` in the background, ended by ``cxr down``."""
+    shell = shell_in(tmp_path_factory.mktemp("stack"))
+    log = shell.folder / "up.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "up"],
+            cwd=shell.folder,
+            env=shell.environment,
+            stdout=output,
+            stderr=output,
+        ) as process,
+    ):
+        _wait(lambda: _is_up(shell.settings) or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield shell
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert "has ended" in shell.ok("down")
+        assert process.wait(timeout=30) == 0
+        assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def _is_up(settings: Settings) -> bool:
+    info = running_stack(settings)
+    return info is not None and is_ready(info)
+
+
+def _wait(done: Callable[[], bool], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def published(stack: Shell) -> Path:
+    """A run through the worker, fetched back from the bucket."""
+    told = stack.ok("train", "--data", "phantom:45", "--run-id", "first", *QUICK)
+    closing = told[told.index("\nrun ") :]
+    assert re.search(r"accuracy +\d\.\d{3} \(\d\.\d\d–\d\.\d\d\) on 9 holdout films", closing)
+    assert "s3://cxr/runs/first/report.html" in closing
+    assert f"http://127.0.0.1:{stack.settings.prefect_port}/runs/flow-run/" in closing
+    return Path(stack.ok("report", "latest", "--to", "fetched").strip()).parent
+
+
+def test_a_published_run_has_every_file(published: Path) -> None:
+    for name in (
+        *("report.html", "metrics.json", "predictions.csv", "history.csv", "config.json"),
+        *("data/index.csv", "data/splits.csv", "model/model.safetensors", "model/model.json"),
+        *("attributions/index.csv", "figures/confusion-matrix.svg"),
+    ):
+        assert (published / name).stat().st_size > 0, name
+    assert list((published / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_figures_recomputed_from_predictions_agree(published: Path) -> None:
+    holdout = json.loads((published / "metrics.json").read_text())["holdout"]
+    films = pd.read_csv(published / "predictions.csv").query("split == 'holdout'")
+    classes = holdout["classes"]
+    expected = confusion_matrix(films["label"], films["predicted"], labels=classes)
+    assert holdout["confusion_matrix"] == expected.tolist()
+    assert holdout["balanced_accuracy"]["value"] == pytest.approx(
+        balanced_accuracy_score(films["label"], films["predicted"])
+    )
+    for name in classes:
+        auroc = roc_auc_score(films["label"] == name, films[f"probability_{name}"])
+        assert holdout["per_class"][name]["auroc"]["value"] == pytest.approx(auroc)
+
+
+def test_the_bucket_holds_the_manifest_and_an_index_page(stack: Shell, published: Path) -> None:
+    bucket = stack.settings.store_dir / "data" / "cxr"
+    manifest = json.loads((bucket / "runs/first/MANIFEST.json").read_text())
+    for record in manifest["objects"]:
+        content = (published / record["key"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (
+            record["size"],
+            record["sha256"],
+        )
+    assert 'href="runs/first/report.html"' in (bucket / "index.html").read_text()
+
+
+def test_prefect_shows_the_run_with_its_tasks_and_artifacts(stack: Shell, published: Path) -> None:
+    assert published.name == "first"
+    with httpx.Client(base_url=stack.settings.local_api_url) as client:
+        runs = client.post("/flow_runs/filter", json={}).json()
+        states = {run["name"]: run["state_type"] for run in runs}
+        artifacts = client.post("/artifacts/latest/filter", json={}).json()
+        tasks = client.post("/task_runs/filter", json={}).json()
+    assert states["train-first"] == "COMPLETED"
+    kinds = {artifact["key"]: artifact["type"] for artifact in artifacts}
+    assert kinds["summary"] == "markdown"
+    assert kinds["holdout"] == "table"
+    assert kinds["confusion-matrix"] == "image"
+    assert kinds["training"] == "progress"
+    assert "report" in kinds
+    assert len(tasks) == 12
+
+
+def test_a_second_run_reuses_films_and_cache_and_says_so(stack: Shell, published: Path) -> None:
+    assert published.name == "first"
+    told = stack.ok("train", "--data", "phantom:45", "--run-id", "second", *QUICK)
+    assert "phantom:45: reused" in told
+    assert "0 films decoded, 45 reused" in told
+    runs = json.loads(stack.ok("runs", "--json"))
+    assert [run["run_id"] for run in runs] == ["second", "first"]
+
+
+def test_a_mistake_found_on_the_worker_is_one_line_here(stack: Shell) -> None:
+    told = stack.refused(
+        *("train", "--data", "phantom:45", "--run-id", "broken", *QUICK),
+        *("--set", "phantom.num_unreadable=9"),
+    )
+    assert "data.max_unreadable_fraction" in told
+    assert not (stack.settings.store_dir / "data/cxr/runs/broken").exists()
+
+
+def test_predictions_come_as_table_csv_and_json(stack: Shell, published: Path) -> None:
+    index = pd.read_csv(published / "data/index.csv")
+    films = next((stack.settings.data_dir / "phantom").iterdir())
+    files = [films / path for path in index["path"][:2]]
+    as_json = json.loads(stack.ok("predict", *files, "--run", "first", "--json"))
+    assert as_json["run_id"] == "first"
+    rows = list(csv.DictReader(stack.ok("predict", *files, "--run", "first", "--csv").splitlines()))
+    for row, film in zip(rows, as_json["films"], strict=True):
+        assert row["predicted"] == film["predicted"]
+        assert float(row["probability_covid"]) == pytest.approx(film["probability_covid"])
+    assert rows[0]["predicted"] in stack.ok("predict", *files)
+
+
+def test_a_text_file_is_no_film(stack: Shell, published: Path) -> None:
+    assert published.exists()
+    (stack.folder / "notes.jpg").write_text("no film")
+    assert "notes.jpg: cannot be decoded" in stack.refused("predict", "notes.jpg")
+
+
+def test_an_address_of_the_report_opens_it(stack: Shell, published: Path) -> None:
+    address = stack.ok("report", "first", "--url").strip()
+    answer = httpx.get(address)
+    assert answer.content == (published / "report.html").read_bytes()
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_doctor_finds_the_running_stack(stack: Shell) -> None:
+    found: dict[str, Any] = {row["name"]: row for row in json.loads(stack.ok("doctor", "--json"))}
+    assert found["prefect"]["state"] == found["bucket"]["state"] == "ok"
+    assert found["kaggle"]["state"] == "absent"
+    assert found["kaggle"]["remedy"]
+
+
+def test_up_says_that_the_stack_runs_already(stack: Shell) -> None:
+    assert running_stack(stack.settings)
+    assert "runs already" in stack.refused("up")
