@@ -119,6 +119,7 @@ class FilmCache:
     folder: Path
     films: np.memmap[tuple[int, ...], np.dtype[np.uint8]]
     """(N, H, W) or (N, H, W, 3), read-only."""
+    pixels_file: Path
     _row_of: dict[str, int]
 
     @classmethod
@@ -130,7 +131,9 @@ class FilmCache:
             raise DataError(f"{folder}: holds no films; build the cache first")
         shape = (len(entries), *store.row_shape)
         films = np.memmap(store.pixels, dtype=np.uint8, mode="r", shape=shape)
-        return cls(folder, films, {sha256: row for row, (sha256, _) in enumerate(entries)})
+        return cls(
+            folder, films, store.pixels, {sha256: row for row, (sha256, _) in enumerate(entries)}
+        )
 
     def rows(self, sha256s: Sequence[str]) -> npt.NDArray[np.int64]:
         """The row in ``films`` of each film; DataError where one is not cached."""

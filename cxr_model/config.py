@@ -6,25 +6,28 @@ flow parameters and ``config.json``. Nothing here is handed to an ``nn.Module``.
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from cxr_model.errors import ConfigError
 
 # Read by pydantic where Prefect validates parameters; a plain dict, so that this module
 # needs no pydantic. A mistyped key is then refused by its name, and the docstrings below
 # the fields stand in the form of the Prefect UI.
-_STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
+STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 
-NETWORKS = ("cxresnet", "seed-resnet", "seed-convnet")
+NetworkName = Literal["cxresnet", "seed-resnet", "seed-convnet", "resnet18", "darkcovidnet"]
+NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
 
-def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+def require(condition: bool, name: str, value: object, remedy: str) -> None:
+    """Raise ``ConfigError`` that names setting and value, unless ``condition``."""
     if not condition:
         raise ConfigError(f"{name}={value!r}: {remedy}")
 
 
-def _require_seed(name: str, seed: int) -> None:
-    _require(0 <= seed < 2**31, name, seed, "use 0 to 2147483647")
+def require_seed(name: str, seed: int) -> None:
+    """Raise ``ConfigError`` unless every generator takes ``seed``."""
+    require(0 <= seed < 2**31, name, seed, "use 0 to 2147483647")
 
 
 def default_patterns() -> dict[str, list[str]]:
@@ -34,7 +37,7 @@ def default_patterns() -> dict[str, list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     source: str = "phantom"
     """phantom[:N], kaggle[:owner/slug[/version]], a folder, a zip file or s3://bucket/prefix."""
@@ -53,9 +56,9 @@ class DataConfig:
     """Archives that hold more members are refused."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.source), "data.source", self.source, "name a data source")
-        _require(32 <= self.size_px <= 1024, "data.size_px", self.size_px, "use 32 to 1024")
-        _require(
+        require(bool(self.source), "data.source", self.source, "name a data source")
+        require(32 <= self.size_px <= 1024, "data.size_px", self.size_px, "use 32 to 1024")
+        require(
             0 <= self.max_unreadable_fraction <= 1,
             "data.max_unreadable_fraction",
             self.max_unreadable_fraction,
@@ -63,14 +66,14 @@ class DataConfig:
         )
         for name in ("max_extracted_gb", "max_extracted_files"):
             value = getattr(self, name)
-            _require(value > 0, f"data.{name}", value, "use more than 0")
+            require(value > 0, f"data.{name}", value, "use more than 0")
         try:
             num_groups = re.compile(self.patient_pattern).groups
         except re.error as error:
             raise ConfigError(
                 f"data.patient_pattern={self.patient_pattern!r}: {error}; correct the expression"
             ) from error
-        _require(
+        require(
             not self.patient_pattern or num_groups >= 1,
             "data.patient_pattern",
             self.patient_pattern,
@@ -82,7 +85,7 @@ class DataConfig:
 class PhantomConfig:
     """What the drawn data set holds, and which sins are planted in it on request."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     num_films: int = 600
     seed: int = 0
@@ -100,15 +103,15 @@ class PhantomConfig:
     """Class whose films all carry a bright corner marker; empty: none."""
 
     def __post_init__(self) -> None:
-        _require_seed("phantom.seed", self.seed)
-        _require(
+        require_seed("phantom.seed", self.seed)
+        require(
             self.marker_class in ("", *default_patterns()),
             "phantom.marker_class",
             self.marker_class,
             f"use one of {', '.join(default_patterns())}",
         )
-        _require(self.num_films >= 15, "phantom.num_films", self.num_films, "use at least 15")
-        _require(
+        require(self.num_films >= 15, "phantom.num_films", self.num_films, "use at least 15")
+        require(
             self.films_per_patient >= 1,
             "phantom.films_per_patient",
             self.films_per_patient,
@@ -116,7 +119,7 @@ class PhantomConfig:
         )
         for name in ("exact_duplicates", "near_duplicates", "unreadable", "wrong_labels"):
             count = getattr(self, f"num_{name}")
-            _require(
+            require(
                 0 <= count <= self.num_films,
                 f"phantom.num_{name}",
                 count,
@@ -126,7 +129,7 @@ class PhantomConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     mode: Literal["patterns", "folders", "csv"] = "patterns"
     """``patterns``: folder names are matched; ``folders``: each folder is a class;
@@ -142,37 +145,37 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         if self.mode == "patterns":
-            _require(
+            require(
                 len(self.patterns) >= 2,
                 "labels.patterns",
                 sorted(self.patterns),
                 "a classifier needs two classes or more",
             )
-        _require(
+        require(
             self.mode != "csv" or bool(self.csv),
             "labels.csv",
             self.csv,
             "labels.mode=csv needs the table's file name",
         )
-        _require(
+        require(
             self.mode == "csv" or not self.csv, "labels.csv", self.csv, "set labels.mode=csv too"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     validation_fraction: float = 0.2
     holdout_fraction: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_seed("split.seed", self.seed)
+        require_seed("split.seed", self.seed)
         for name in ("validation_fraction", "holdout_fraction"):
             value = getattr(self, name)
-            _require(0 < value < 1, f"split.{name}", value, "use a share between 0 and 1")
-        _require(
+            require(0 < value < 1, f"split.{name}", value, "use a share between 0 and 1")
+        require(
             self.validation_fraction + self.holdout_fraction < 1,
             "split.validation_fraction",
             self.validation_fraction,
@@ -182,9 +185,9 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    name: Literal["cxresnet", "seed-resnet", "seed-convnet"] = "cxresnet"
+    name: NetworkName = "cxresnet"
     widths: tuple[int, ...] = (32, 32, 64, 128, 128)
     """Channels of the stem and of each stage of ``cxresnet``."""
     depths: tuple[int, ...] = (1, 1, 1, 1)
@@ -192,26 +195,26 @@ class NetworkConfig:
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             min(self.depths, default=0) >= 1,
             "network.depths",
             self.depths,
             "use at least one stage, and one block in each",
         )
-        _require(
+        require(
             len(self.widths) == len(self.depths) + 1 and min(self.widths, default=0) >= 8,
             "network.widths",
             self.widths,
             "one width of at least 8 for the stem and one for each entry of network.depths",
         )
-        _require(0 <= self.dropout < 1, "network.dropout", self.dropout, "use 0 to below 1")
+        require(0 <= self.dropout < 1, "network.dropout", self.dropout, "use 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """Random changes a radiograph allows; each value is the largest one drawn."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     rotation_deg: float = 7.0
     scale: float = 0.1
@@ -235,12 +238,12 @@ class AugmentConfig:
             ("noise", 0.5),
         ):
             value = getattr(self, name)
-            _require(0 <= value <= largest, f"augment.{name}", value, f"use 0 to {largest}")
+            require(0 <= value <= largest, f"augment.{name}", value, f"use 0 to {largest}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     epochs: int = 30
     batch_size: int = 8
@@ -258,38 +261,51 @@ class TrainingConfig:
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 autocast where the device computes it natively."""
+    deterministic: bool = False
+    """Only algorithms that give the same weights twice on one GPU; slower. A CPU always does."""
+    num_devices: int = 1
+    """Above 1: as many processes under torchrun, each with a share of every batch."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is written after each epoch, and within one after as many minutes."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_seed("training.seed", self.seed)
-        _require(self.epochs >= 1, "training.epochs", self.epochs, "use at least 1")
-        _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "use at least 2")
-        _require(
+        require_seed("training.seed", self.seed)
+        require(self.epochs >= 1, "training.epochs", self.epochs, "use at least 1")
+        require(self.batch_size >= 2, "training.batch_size", self.batch_size, "use at least 2")
+        require(
             0 < self.learning_rate < 10,
             "training.learning_rate",
             self.learning_rate,
             "use above 0, below 10",
         )
-        _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "use >= 0")
-        _require(
+        require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "use >= 0")
+        require(
             0 <= self.label_smoothing < 1,
             "training.label_smoothing",
             self.label_smoothing,
             "use 0 to below 1",
         )
-        _require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "use 0 to below 1")
+        require(self.num_devices >= 1, "training.num_devices", self.num_devices, "use at least 1")
+        require(
+            self.checkpoint_minutes > 0,
+            "training.checkpoint_minutes",
+            self.checkpoint_minutes,
+            "use more than 0",
+        )
+        require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "use 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     bootstrap_draws: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_seed("evaluate.seed", self.seed)
-        _require(
+        require_seed("evaluate.seed", self.seed)
+        require(
             self.bootstrap_draws >= 100,
             "evaluate.bootstrap_draws",
             self.bootstrap_draws,
@@ -299,7 +315,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig:
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     methods: tuple[Literal["occlusion", "integrated-gradients", "grad-cam"], ...] = (
         "occlusion",
@@ -316,22 +332,22 @@ class ExplainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_seed("explain.seed", self.seed)
-        _require(bool(self.methods), "explain.methods", self.methods, "name at least one method")
-        _require(
+        require_seed("explain.seed", self.seed)
+        require(bool(self.methods), "explain.methods", self.methods, "name at least one method")
+        require(
             self.films_per_class >= 1,
             "explain.films_per_class",
             self.films_per_class,
             "use at least 1",
         )
-        _require(self.num_mistakes >= 0, "explain.num_mistakes", self.num_mistakes, "use >= 0")
-        _require(
+        require(self.num_mistakes >= 0, "explain.num_mistakes", self.num_mistakes, "use >= 0")
+        require(
             1 <= self.occlusion_stride_px <= self.occlusion_window_px,
             "explain.occlusion_stride_px",
             self.occlusion_stride_px,
             "use 1 to explain.occlusion_window_px",
         )
-        _require(
+        require(
             self.integrated_gradients_steps >= 2,
             "explain.integrated_gradients_steps",
             self.integrated_gradients_steps,
@@ -343,7 +359,7 @@ class ExplainConfig:
 class RunConfig:
     """All settings of one run of the main job."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     preset: str = "standard"
     """Name of the preset the settings started from; kept for the record."""
@@ -358,13 +374,13 @@ class RunConfig:
     explain: ExplainConfig = field(default_factory=ExplainConfig)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.explain.occlusion_window_px <= self.data.size_px,
             "explain.occlusion_window_px",
             self.explain.occlusion_window_px,
             f"use at most data.size_px ({self.data.size_px})",
         )
-        _require(
+        require(
             self.data.size_px >> (len(self.network.depths) + 1) >= 1,
             "network.depths",
             self.network.depths,

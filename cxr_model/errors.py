@@ -34,3 +34,7 @@ class StackError(CxrError):
 
 class DivergenceError(CxrError):
     """A training loss that is no longer a finite number."""
+
+
+class OutOfMemory(CxrError):
+    """The training device cannot hold even one film's pass through the network."""

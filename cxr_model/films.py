@@ -1,5 +1,6 @@
 """Decoded films as tensors on the training device."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,37 +8,79 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cxr_model.cache import FilmCache
+
+_RESIDENT_SHARE = 0.5
+"""A set that takes more than this share of a GPU's free memory stays in the mapped cache."""
+
 
 @dataclass(frozen=True)
 class FilmSet:
-    """One split, whole, on the device that computes with it.
+    """One split, ready for the device that computes with it.
 
-    Decoded films are small (50 kB each at 224 px grey), so the set is moved once and
-    batches are gathered there: no worker process stands in the hot path.
+    Decoded films are small (50 kB each at 224 px grey), so a GPU holds the whole set and
+    batches are gathered there. A set too large for that, and any set on the CPU, stays in
+    the cache's mapped file: no worker process stands in the hot path, and the host's memory
+    holds no copy.
     """
 
     pixels_NCHW: Tensor
-    """uint8, (N, 1 or 3, H, W)."""
+    """uint8, (films, 1 or 3, H, W); may hold other films too."""
+    rows_N: Tensor
+    """int64: where in ``pixels_NCHW`` each film of the set is; on the pixels' device."""
     targets_N: Tensor
-    """int64 class numbers."""
+    """int64 class numbers, on the device that computes."""
 
     def __len__(self) -> int:
         return len(self.targets_N)
 
+    @property
+    def device(self) -> torch.device:
+        return self.targets_N.device
+
+    def gather(self, places_B: Tensor) -> Tensor:
+        """Films by their places in the set, uint8 (B, C, H, W) on ``device``."""
+        rows_B = self.rows_N[places_B.to(self.rows_N.device)]
+        return self.pixels_NCHW[rows_B].to(self.device)
+
+    def take(self, places_B: Tensor) -> "FilmSet":
+        return FilmSet(
+            pixels_NCHW=self.pixels_NCHW,
+            rows_N=self.rows_N[places_B.to(self.rows_N.device)],
+            targets_N=self.targets_N[places_B.to(self.device)],
+        )
+
+    def batches(self, batch_size: int = 64) -> Iterator[Tensor]:
+        for places_B in torch.split(torch.arange(len(self)), batch_size):
+            yield self.gather(places_B)
+
 
 def film_set(
-    pixels: NDArray[np.uint8], targets: NDArray[np.int64], device: torch.device
+    cache: FilmCache, sha256s: Sequence[str], targets: NDArray[np.int64], device: torch.device
 ) -> FilmSet:
-    """From decoded films (N, H, W) or (N, H, W, 3) and their class numbers (N,)."""
+    """The films of these digests with their class numbers (N,), in that order."""
+    rows_N = torch.from_numpy(cache.rows(sha256s))
+    # Mapped privately: torch takes no read-only memory.
+    flat = torch.from_file(
+        str(cache.pixels_file), shared=False, size=cache.films.size, dtype=torch.uint8
+    )
+    pixels_NCHW = _channels_first(flat.view(cache.films.shape))
+    if device.type == "cuda":
+        num_bytes = len(rows_N) * pixels_NCHW[0].numel()
+        if num_bytes < _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            pixels_NCHW = pixels_NCHW[rows_N].to(device)
+            rows_N = torch.arange(len(rows_N), device=device)
     return FilmSet(
-        pixels_NCHW=films_to_tensor(pixels).to(device),
-        targets_N=torch.as_tensor(targets, dtype=torch.int64).to(device),
+        pixels_NCHW=pixels_NCHW, rows_N=rows_N, targets_N=torch.from_numpy(targets).to(device)
     )
 
 
 def films_to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """uint8 (N, H, W) or (N, H, W, 3) to a uint8 tensor (N, C, H, W)."""
-    films = torch.from_numpy(np.ascontiguousarray(pixels))
+    return _channels_first(torch.from_numpy(np.ascontiguousarray(pixels)))
+
+
+def _channels_first(films: Tensor) -> Tensor:
     return films.unsqueeze(1) if films.ndim == 3 else films.permute(0, 3, 1, 2)
 
 
@@ -49,9 +92,11 @@ class Normalisation:
     std: float
 
     @classmethod
-    def of(cls, pixels_NCHW: Tensor) -> "Normalisation":
-        # A histogram is exact and needs no float copy of the whole set.
-        counts = torch.bincount(pixels_NCHW.flatten(), minlength=256).double().cpu()
+    def of(cls, films: FilmSet) -> "Normalisation":
+        # A histogram is exact and needs no float copy of the films.
+        counts = torch.zeros(256, dtype=torch.float64)
+        for pixels_BCHW in films.batches():
+            counts += torch.bincount(pixels_BCHW.flatten(), minlength=256).cpu()
         grey = torch.arange(256, dtype=torch.float64) / 255
         mean = float((counts * grey).sum() / counts.sum())
         variance = float((counts * (grey - mean) ** 2).sum() / counts.sum())
@@ -65,19 +110,21 @@ class Normalisation:
 @torch.inference_mode()
 def predict_logits(
     network: nn.Module,
-    pixels_NCHW: Tensor,
+    batches: Iterable[Tensor],
     normalisation: Normalisation,
     *,
-    batch_size: int = 64,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Logits (N, num_classes), float32, of uint8 films on the network's device."""
+    """Logits (N, num_classes), float32, of batches (B, C, H, W) of uint8 films.
+
+    The films are on the network's device.
+    """
     was_training = network.training
     network.eval()
     logits = []
-    device_type = pixels_NCHW.device.type
-    for pixels in torch.split(pixels_NCHW, batch_size):
+    for pixels_BCHW in batches:
+        device_type = pixels_BCHW.device.type
         with torch.autocast(device_type, dtype=precision, enabled=precision != torch.float32):
-            logits.append(network(normalisation(pixels.float() / 255)).float())
+            logits.append(network(normalisation(pixels_BCHW.float() / 255)).float())
     network.train(was_training)
     return torch.cat(logits)

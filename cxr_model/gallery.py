@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxr_model.cache import FilmCache
-from cxr_model.checkpoint import ModelCard, load_model
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
 from cxr_model.explain import choose_films, explain_film, grad_cam_maps, peaks_inside
 from cxr_model.films import films_to_tensor
 from cxr_model.index import read_index
 from cxr_model.metrics import proportion_interval
+from cxr_model.model_files import ModelCard, load_model
 from cxr_model.network import Network
 from cxr_model.run_folder import RunFolder, atomic_path, write_table
 from cxr_model.stages import read_predictions

@@ -54,7 +54,7 @@ def evaluate_predictions(
     points = weighted_figures(truth_N, scores_NC, np.ones((len(labels), 1)))
     chunks = [
         weighted_figures(truth_N, scores_NC, weights_NB)
-        for weights_NB in _bootstrap_weights(groups, draws, np.random.default_rng(seed))
+        for weights_NB in bootstrap_weights(groups, draws, np.random.default_rng(seed))
     ]
     confusion_CC = points["confusion_matrix"][..., 0].astype(int)
     intervals = {
@@ -92,6 +92,12 @@ def proportion_interval(successes: int, n: int) -> Estimate:
 
     interval = binomtest(successes, n).proportion_ci(method="wilson")
     return _estimate(successes / n, interval.low, interval.high, n)
+
+
+def estimate_from_draws(value: float, drawn_B: Array, n: int) -> Estimate:
+    """A figure with the percentile interval of its bootstrap draws; undefined draws left out."""
+    ci_low, ci_high = _percentile_interval(drawn_B)
+    return _estimate(value, ci_low, ci_high, n)
 
 
 def format_estimate(estimate: Estimate) -> str:
@@ -172,7 +178,7 @@ def _ranking_figures(positive_N: Array, score_N: Array, weights_NB: Array) -> tu
     )
 
 
-def _bootstrap_weights(
+def bootstrap_weights(
     groups_N: Array, draws: int, generator: np.random.Generator
 ) -> Iterator[Array]:
     """Chunks (N, B) of film weights: how often the film's group came up in each draw."""

@@ -1,8 +1,9 @@
-"""The networks: our own ``cxresnet`` and the two of the seed project, rebuilt.
+"""Our own network, ``cxresnet``, and what every network is built and described with.
 
-All take normalised films ``x_NCHW`` (float, zero mean, unit variance over the training
-films) and return logits ``(N, num_classes)``. Each names its last feature map for
-Grad-CAM. Shape suffixes as in `cxr_model.blocks`.
+All networks, those of `cxr_model.reference_networks` too, take normalised films ``x_NCHW``
+(float, zero mean, unit variance over the training films) and return logits
+``(N, num_classes)``. Each names its last feature map for Grad-CAM. Shape suffixes as in
+`cxr_model.blocks`.
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_model.blocks import PostActivationBlock, ResidualBlock, conv3x3
+from cxr_model.blocks import ResidualBlock, conv3x3
 from cxr_model.config import NETWORKS, NetworkConfig
 from cxr_model.errors import ConfigError
+from cxr_model.reference_networks import DarkCovidNet, ResNet18, SeedConvNet, SeedResNet
 
 
 class CxResNet(nn.Module):
@@ -66,70 +68,7 @@ class CxResNet(nn.Module):
         return logits
 
 
-class SeedResNet(nn.Module):
-    """The seed project's residual network: what later work is measured against.
-
-    Three input channels (grey is repeated), convolution to 16 channels and pooling, four
-    post-activation residual layers of 64, 128, 256 and 512 channels with stride two,
-    linear 64, linear ``num_classes``.
-    """
-
-    def __init__(self, *, num_classes: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(conv3x3(3, 16), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
-        channels = (16, 64, 128, 256, 512)
-        self.stages = nn.Sequential(
-            *(PostActivationBlock(channels[i], channels[i + 1], stride=2) for i in range(4))
-        )
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, num_classes))
-
-    @property
-    def last_feature_map(self) -> nn.Module:
-        return self.stages[-1]
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        features_NDhw: Tensor = self.stages(self.stem(_three_channels(x_NCHW)))
-        logits: Tensor = self.head(self.pool(features_NDhw).flatten(1))
-        return logits
-
-
-class SeedConvNet(nn.Module):
-    """The seed project's plain network: five stages of convolution, ReLU and pooling."""
-
-    def __init__(self, *, num_classes: int) -> None:
-        super().__init__()
-        channels = (3, 16, 32, 64, 128, 256)
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(channels[i], channels[i + 1], 3, padding=1),
-                    nn.ReLU(),
-                    nn.MaxPool2d(2),
-                )
-                for i in range(5)
-            )
-        )
-        # The seed's 7 x 7 map at 224 px, kept at other sizes so that the head's shape is fixed.
-        self.pool = nn.AdaptiveAvgPool2d(7)
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(256 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, num_classes)
-        )
-
-    @property
-    def last_feature_map(self) -> nn.Module:
-        return self.stages[-1]
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.pool(self.stages(_three_channels(x_NCHW))))
-        return logits
-
-
-Network = CxResNet | SeedResNet | SeedConvNet
-
-
-def _three_channels(x_NCHW: Tensor) -> Tensor:
-    return x_NCHW.expand(-1, 3, -1, -1) if x_NCHW.shape[1] == 1 else x_NCHW
+Network = CxResNet | SeedResNet | SeedConvNet | ResNet18 | DarkCovidNet
 
 
 def init_weights(network: nn.Module, generator: torch.Generator) -> None:
@@ -175,7 +114,9 @@ def build_network(arguments: dict[str, Any], generator: torch.Generator) -> Netw
 
     Raises ``ConfigError`` for a name that is not one of ``NETWORKS``.
     """
-    kinds = dict(zip(NETWORKS, (CxResNet, SeedResNet, SeedConvNet), strict=True))
+    kinds = dict(
+        zip(NETWORKS, (CxResNet, SeedResNet, SeedConvNet, ResNet18, DarkCovidNet), strict=True)
+    )
     rest = dict(arguments)
     name = rest.pop("name")
     if name not in kinds:

@@ -6,13 +6,15 @@ from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
+import torch
 
 from cxr_model.cache import decode_film
-from cxr_model.checkpoint import ModelCard
 from cxr_model.films import films_to_tensor, predict_logits
+from cxr_model.model_files import ModelCard
 from cxr_model.network import Network
 
 _CHUNK = 256
+_BATCH = 64
 
 
 def predict_files(paths: Sequence[Path], network: Network, card: ModelCard) -> pd.DataFrame:
@@ -27,7 +29,8 @@ def predict_files(paths: Sequence[Path], network: Network, card: ModelCard) -> p
     for start in range(0, len(paths), _CHUNK):
         part = paths[start : start + _CHUNK]
         pixels = np.stack([decode_film(path, card.size_px, color) for path in part])
-        logits = predict_logits(network, films_to_tensor(pixels).to(device), card.normalisation)
+        batches = torch.split(films_to_tensor(pixels).to(device), _BATCH)
+        logits = predict_logits(network, batches, card.normalisation)
         probabilities = logits.double().softmax(dim=1).cpu().numpy()
         table = pd.DataFrame({"path": [str(path) for path in part]})
         table["predicted"] = np.array(card.classes)[probabilities.argmax(axis=1)]

@@ -4,22 +4,19 @@ The page needs no network, no script and no other file; whatever comes from name
 and folders is escaped.
 """
 
-import base64
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from cxr_model import figures
-from cxr_model.architecture_figure import architecture_figure, short_kind
+from cxr_model.architecture_figure import architecture_figure
 from cxr_model.errors import DataError
 from cxr_model.explanation_figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
-from cxr_model.metrics import format_estimate
+from cxr_model.page import data_uri, flatten, format_duration, template_environment
 from cxr_model.run_folder import RunFolder, atomic_path
 from cxr_model.splits import SPLITS, read_splits
 from cxr_model.stages import read_predictions
@@ -44,7 +41,7 @@ def build_report(run: RunFolder) -> Path:
     metrics = json.loads(run.metrics.read_text())
     model = json.loads(run.model_card.read_text())
     films, num_explained = _explained_films(run)
-    page = _template_environment().get_template("report.html.j2").render(
+    page = template_environment().get_template("report.html.j2").render(
         metrics=metrics,
         model=model,
         pictures=_draw_figures(run, metrics, model),
@@ -57,7 +54,7 @@ def build_report(run: RunFolder) -> Path:
             stage: format_duration(seconds)
             for stage, seconds in metrics["timing"]["stages"].items()
         },
-        settings=dict(_flatten(json.loads(run.config.read_text()))),
+        settings=dict(flatten(json.loads(run.config.read_text()))),
         listed_files=LISTED_FILES,
     )  # fmt: skip
     with atomic_path(run.report) as temporary:
@@ -74,23 +71,6 @@ def _require_files(run: RunFolder) -> None:
             raise DataError(
                 f"{path}: not found, the report needs it; run 'cxr train' to its end first"
             )
-
-
-def _template_environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("cxr_model", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "estimate": format_estimate,
-        "count": lambda number: f"{number:,}",
-        "short_kind": short_kind,
-        "flatten": lambda values: dict(_flatten(values)),
-    }
-    return environment
 
 
 def _draw_figures(run: RunFolder, metrics: dict[str, Any], model: dict[str, Any]) -> dict[str, str]:
@@ -120,7 +100,7 @@ def _draw_figures(run: RunFolder, metrics: dict[str, Any], model: dict[str, Any]
     for name, drawing in drawings.items():
         svg = figures.svg_bytes(drawing)
         _write_bytes(run.figures / f"{name}.svg", svg)
-        uris[name] = _data_uri("image/svg+xml", svg)
+        uris[name] = data_uri("image/svg+xml", svg)
     return uris
 
 
@@ -197,12 +177,12 @@ def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str
         **{name: first[name] for name in ("path", "label", "predicted", "chosen")},
         "probability": float(first["probability"]),
         "outlined": mask is not None,
-        "picture": _data_uri("image/jpeg", jpeg_bytes(original)),
+        "picture": data_uri("image/jpeg", jpeg_bytes(original)),
         "targets": [
             {
                 "name": target,
                 "maps": {
-                    method: _data_uri("image/jpeg", jpeg_bytes(tile))
+                    method: data_uri("image/jpeg", jpeg_bytes(tile))
                     for method, tile in tiles.items()
                 },
             }
@@ -214,28 +194,3 @@ def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str
 def _write_bytes(path: Path, content: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _data_uri(media_type: str, content: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as ``("training.epochs", "30")``; empty values as a dash."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, list):
-            yield f"{prefix}{key}", ", ".join(str(item) for item in value) or "–"
-        else:
-            yield f"{prefix}{key}", "–" if value in (None, "", {}) else str(value)
-
-
-def format_duration(seconds: float) -> str:
-    """``8.2 s``, ``3 min 07 s`` or ``1 h 05 min``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line need not load pandas to know where files lie
     import pandas as pd
@@ -46,6 +46,11 @@ class RunFolder:
     def model_card(self) -> Path:
         """``model.json``: all that is needed to rebuild the network around its weights."""
         return self.root / "model" / "model.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Of the training in progress; hidden files are not published."""
+        return self.root / ".checkpoints"
 
     @property
     def predictions(self) -> Path:
@@ -99,6 +104,10 @@ def write_json(path: Path, values: object) -> None:
     """Raises ``ValueError`` for NaN and infinities, which JSON does not have."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def sha256_file(path: Path) -> str:

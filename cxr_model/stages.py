@@ -4,8 +4,13 @@ Each reads what the steps before it wrote, so a step can be run again by itself,
 machine without Prefect too.
 """
 
+import hashlib
+import json
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +18,24 @@ import pandas as pd
 import torch
 
 from cxr_model.cache import FilmCache
-from cxr_model.checkpoint import ModelCard, load_model, save_model
+from cxr_model.checkpoints import Checkpoints
 from cxr_model.config import RunConfig
-from cxr_model.device import device_name, resolve_device, resolve_precision
-from cxr_model.films import FilmSet, film_set, films_to_tensor, predict_logits
+from cxr_model.device import (
+    deterministic_algorithms,
+    device_name,
+    resolve_device,
+    resolve_precision,
+)
+from cxr_model.films import FilmSet, film_set, predict_logits
 from cxr_model.labels import order_classes
 from cxr_model.metrics import evaluate_predictions
+from cxr_model.model_files import ModelCard, load_model, save_model
 from cxr_model.network import build_network, describe_layers, network_arguments, num_parameters
-from cxr_model.run_folder import RunFolder, write_table
+from cxr_model.run_folder import RunFolder, sha256_file, write_table
 from cxr_model.splits import read_splits
-from cxr_model.trainer import EpochRecord, Trainer
+from cxr_model.trainer import EpochRecord, Trainer, TrainingFilms
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,34 +59,34 @@ def train(
     config: RunConfig,
     cache: FilmCache,
     on_epoch: Callable[[EpochRecord], None],
+    on_checkpoint: Callable[[Path], None] = lambda _: None,
 ) -> TrainSummary:
-    """Train on the training split; writes ``history.csv`` after each epoch, then the model."""
+    """Train on the training split; writes ``history.csv`` after each epoch, then the model.
+
+    Goes on from the newest checkpoint below ``run``, where there is one. ``on_epoch`` hears
+    of each epoch trained now, ``on_checkpoint`` of each file of a finished epoch.
+    """
     splits = read_splits(run.splits)
     classes = order_classes(splits["label"], config.labels)
     device = resolve_device(config.training.device)
     precision = resolve_precision(config.training.precision, device)
-    films = {
-        split: load_split(splits, split, classes, cache, device)
-        for split in ("train", "validation")
-    }
     in_channels = 3 if config.data.color == "rgb" else 1
     arguments = network_arguments(config.network, in_channels=in_channels, num_classes=len(classes))
     network = build_network(arguments, torch.Generator().manual_seed(config.training.seed))
     layers = describe_layers(network, in_channels=in_channels, size_px=config.data.size_px)
-    trainer = Trainer(
-        network,
-        films["train"],
-        films["validation"],
-        len(classes),
-        config.training,
-        config.augment,
-        precision,
+    films = TrainingFilms(
+        train=load_split(splits, "train", classes, cache, device),
+        validation=(
+            load_split(splits, "validation", classes, cache, device)
+            if (splits["split"] == "validation").any()
+            else None
+        ),
+        num_classes=len(classes),
     )
-    history: list[EpochRecord] = []
-    for record in trainer.epochs():
-        history.append(record)
-        write_table(run.history, pd.DataFrame([asdict(row) for row in history]))
-        on_epoch(record)
+    with deterministic_algorithms(config.training.deterministic):
+        trainer = Trainer(network, films, config.training, config.augment, precision)
+        checkpoints = Checkpoints(run.checkpoints, identity=_training_identity(run, config))
+        _train_on(trainer, checkpoints, run, on_epoch, on_checkpoint)
     card = ModelCard(
         run_id=run_id,
         network=arguments,
@@ -91,7 +104,7 @@ def train(
         epochs=config.training.epochs,
         best_epoch=trainer.best.epoch,
         best_validation_balanced_accuracy=trainer.best.validation_balanced_accuracy,
-        films_per_second=float(np.median([row.films_per_second for row in history])),
+        films_per_second=float(np.median([row.films_per_second for row in trainer.history])),
         device=device_name(device),
         precision=str(precision).removeprefix("torch."),
         network=config.network.name,
@@ -99,39 +112,95 @@ def train(
     )
 
 
+def _train_on(
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    run: RunFolder,
+    on_epoch: Callable[[EpochRecord], None],
+    on_checkpoint: Callable[[Path], None],
+) -> None:
+    """From the newest checkpoint, or from the start, to the last epoch."""
+    state = checkpoints.latest(trainer.device)
+    if state is not None:
+        trainer.restore(state)
+        log.info("resuming after epoch %d, step %d", trainer.epoch, trainer.step)
+    saved_at = time.monotonic()
+
+    def save_within_epoch() -> None:
+        nonlocal saved_at
+        if time.monotonic() - saved_at > 60 * trainer.config.checkpoint_minutes:
+            checkpoints.save(trainer.state(), trainer.step)
+            saved_at = time.monotonic()
+
+    for record in trainer.epochs(save_within_epoch):
+        write_table(run.history, pd.DataFrame([asdict(row) for row in trainer.history]))
+        path = checkpoints.save(trainer.state(), trainer.step)
+        saved_at = time.monotonic()
+        on_checkpoint(path)
+        on_epoch(record)
+
+
+def _training_identity(run: RunFolder, config: RunConfig) -> str:
+    """Digest of all that decides the weights; what may differ when a run goes on is left out."""
+    training = asdict(config.training)
+    for name in ("device", "num_devices", "checkpoint_minutes"):
+        del training[name]
+    decides = {
+        "splits": sha256_file(run.splits),
+        "size_px": config.data.size_px,
+        "color": config.data.color,
+        "network": asdict(config.network),
+        "augment": asdict(config.augment),
+        "training": training,
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
 def load_split(
     splits: pd.DataFrame, split: str, classes: list[str], cache: FilmCache, device: torch.device
 ) -> FilmSet:
-    """The films of one split, in the table's order, on ``device``."""
-    films = splits[splits["split"] == split]
+    """The films of one split, in the table's order, for ``device``."""
+    return _load(splits[splits["split"] == split], classes, cache, device)
+
+
+def _load(
+    films: pd.DataFrame, classes: list[str], cache: FilmCache, device: torch.device
+) -> FilmSet:
     targets = np.array([classes.index(name) for name in films["label"]], dtype=np.int64)
-    rows = cache.rows(films["sha256"].tolist())
-    return film_set(cache.films[rows], targets, device)
+    return film_set(cache, films["sha256"].tolist(), targets, device)
 
 
 def evaluate(run: RunFolder, config: RunConfig, cache: FilmCache) -> dict[str, Any]:
     """Write ``predictions.csv`` for validation and holdout; return the holdout's figures."""
-    device = resolve_device(config.training.device)
-    network, card = load_model(run, device)
     splits = read_splits(run.splits)
-    films = splits[splits["split"] != "train"].reset_index(drop=True)
-    pixels = films_to_tensor(cache.films[cache.rows(films["sha256"].tolist())]).to(device)
-    # In float32 whatever training used: 'cxr predict' answers with the same probabilities.
-    logits = predict_logits(network, pixels, card.normalisation)
-    probabilities = logits.double().softmax(dim=1).cpu().numpy()
-    predictions = films[["path", "sha256", "split", "label"]].assign(
-        predicted=np.array(card.classes)[probabilities.argmax(axis=1)],
-        **{f"probability_{name}": probabilities[:, i] for i, name in enumerate(card.classes)},
-    )
-    write_table(run.predictions, predictions)
-    holdout = (films["split"] == "holdout").to_numpy()
+    predictions = predict_films(run, config, cache, splits[splits["split"] != "train"])
+    write_table(run.predictions, predictions.drop(columns="group"))
+    classes = ModelCard.read(run.model_card).classes
+    holdout = predictions[predictions["split"] == "holdout"]
     return evaluate_predictions(
-        films["label"].to_numpy(dtype=str)[holdout],
-        probabilities[holdout],
-        films["group"].to_numpy(dtype=str)[holdout],
-        card.classes,
+        holdout["label"].to_numpy(dtype=str),
+        holdout[[f"probability_{name}" for name in classes]].to_numpy(np.float64),
+        holdout["group"].to_numpy(dtype=str),
+        classes,
         draws=config.evaluate.bootstrap_draws,
         seed=config.evaluate.seed,
+    )
+
+
+def predict_films(
+    run: RunFolder, config: RunConfig, cache: FilmCache, films: pd.DataFrame
+) -> pd.DataFrame:
+    """Rows of a splits table with ``predicted`` and the probabilities under the run's network."""
+    device = resolve_device(config.training.device)
+    network, card = load_model(run, device)
+    batches = _load(films, card.classes, cache, device).batches()
+    # In float32 whatever training used: 'cxr predict' answers with the same probabilities.
+    logits = predict_logits(network, batches, card.normalisation)
+    probabilities = logits.double().softmax(dim=1).cpu().numpy()
+    predictions = films[["path", "sha256", "split", "label", "group"]].reset_index(drop=True)
+    return predictions.assign(
+        predicted=np.array(card.classes)[probabilities.argmax(axis=1)],
+        **{f"probability_{name}": probabilities[:, i] for i, name in enumerate(card.classes)},
     )
 
 

@@ -1,20 +1,37 @@
-"""The training loop: one epoch after another, nothing read back from the device in a step."""
+"""The training loop: one epoch after another, nothing read back from the device in a step.
+
+Whatever is drawn at random follows from the seed and the number of the step or epoch, so a
+training that goes on from its state draws what an unbroken one would have drawn.
+"""
 
 import copy
+import hashlib
+import logging
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from cxr_model.augment import augment_batch
+from cxr_model.augment import augment_batch, draw_changes
 from cxr_model.config import AugmentConfig, TrainingConfig
-from cxr_model.errors import DivergenceError
+from cxr_model.distributed import Processes, loss_share, loss_weight, synchronise_norms
+from cxr_model.errors import ConfigError, DivergenceError, OutOfMemory
 from cxr_model.films import FilmSet, Normalisation, predict_logits
+from cxr_model.schedule import averaging_decay, learning_rate, make_optimizer
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Any]
+
+_ROLLED_BACK_RATE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +40,7 @@ class EpochRecord:
 
     The training loss is the one descended: augmented films, weighted by class, smoothed
     labels, mean over batches. The validation loss is plain cross-entropy, mean over films.
+    Without validation films its figures are NaN.
     """
 
     epoch: int
@@ -37,6 +55,14 @@ class EpochRecord:
     """Training films only; validation's time is left out."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingFilms:
+    train: FilmSet
+    validation: FilmSet | None
+    """Chooses the epoch whose weights are kept; without it the last one's are."""
+    num_classes: int
+
+
 def balanced_accuracy(predicted_N: Tensor, targets_N: Tensor, num_classes: int) -> float:
     """Mean over the classes present of the share of their films that is found."""
     hits = torch.bincount(targets_N[predicted_N == targets_N], minlength=num_classes)
@@ -49,170 +75,287 @@ def _class_weights(targets_N: Tensor, num_classes: int) -> Tensor:
     return counts.sum() / (num_classes * counts.clamp_min(1))
 
 
-def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adam":
-        return torch.optim.Adam(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-    # Decay shrinks filters; norms and biases have no scale to shrink.
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-
-
-_WARM_UP = 0.25
-"""Share of the steps in which ``one-cycle`` climbs to its peak."""
-
-
-def one_cycle(step: float, num_steps: int) -> float:
-    """Share of the peak rate at ``step``: a cosine up from 1/25, a cosine down to almost nothing.
-
-    Smith & Topin 2018, arXiv:1708.07120; unlike torch's own, for runs of any length.
-    """
-    top = _WARM_UP * num_steps
-    if step < top:
-        return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / top)) / 2
-    return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (step - top) / (num_steps - top))) / 2
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    if config.schedule == "constant":
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, num_steps))
+def _seed_of(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())
 
 
 class Trainer:
-    """Trains a network on one `FilmSet`, validates it on another, keeps the best weights.
+    """Trains a network, validates it after each epoch, keeps the best weights.
 
     Iterate `epochs`; afterwards ``best_state`` holds the weights (averaged ones if
     ``ema_decay`` is set) of the epoch with the highest balanced accuracy on validation.
-    All randomness comes from ``config.seed``; the global generators are left as found.
+    `state` and `restore` take a training up where it was left, to the last bit on one
+    machine. All randomness comes from ``config.seed``; the global generators are left as
+    found. In a process group each process trains on its share of every batch.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        train: FilmSet,
-        validation: FilmSet,
-        num_classes: int,
+        films: TrainingFilms,
         config: TrainingConfig,
         augment: AugmentConfig,
         precision: torch.dtype,
     ) -> None:
-        self.device = train.pixels_NCHW.device
+        self.films, self.config = films, config
+        self.augment, self.precision = augment, precision
+        self.device = films.train.device
+        self.processes = Processes.joined()
+        if self.processes.count > 1:
+            synchronise_norms(network)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(network).eval() if config.ema_decay else self.network
-        self.train, self.validation = train, validation
-        self.config, self.augment, self.precision = config, augment, precision
-        self.num_classes = num_classes
-        self.normalisation = Normalisation.of(train.pixels_NCHW)
+        self.model: nn.Module = self.network
+        if self.processes.count > 1:
+            self.model = DistributedDataParallel(self.network, broadcast_buffers=False)
+        self.normalisation = Normalisation.of(films.train)
+        targets_N = films.train.targets_N
         self.class_weights = (
-            _class_weights(train.targets_N, self.num_classes) if config.balance_classes else None
+            _class_weights(targets_N, films.num_classes) if config.balance_classes else None
         )
-        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
-        self.optimizer = _optimizer(network, config)
-        self.schedule = _schedule(self.optimizer, config, config.epochs * self.steps_per_epoch)
-        self.order = torch.Generator().manual_seed(config.seed)
-        self.draws = torch.Generator(self.device).manual_seed(config.seed)
-        self.step = 0
+        self.steps_per_epoch = math.ceil(len(targets_N) / config.batch_size)
+        smallest = len(targets_N) // self.steps_per_epoch
+        if smallest < self.processes.count:
+            raise ConfigError(
+                f"training.batch_size={config.batch_size}: batches of {smallest} films cannot be "
+                f"shared by {self.processes.count} processes; use a larger one"
+            )
+        self.optimizer = make_optimizer(network, config)
+        self.draws = torch.Generator(self.device)
+        self.losses = torch.zeros(self.steps_per_epoch, device=self.device)
+        self.epoch, self.position, self.elapsed_s = 0, 0, 0.0
+        self.rate_factor, self.num_parts = 1.0, 1
+        self.history: list[EpochRecord] = []
         self.best: EpochRecord | None = None
         self.best_state: dict[str, Tensor] = {}
+        self._last_good = copy.deepcopy(self.state())
 
-    def epochs(self) -> Iterator[EpochRecord]:
-        """Train to the end, one record an epoch. Raises `DivergenceError` on a loss not finite."""
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.epoch * self.steps_per_epoch + self.position
+
+    def state(self) -> State:
+        """All that a training is, on its device and not copied: tensors, numbers and names."""
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "losses": self.losses,
+            "elapsed_s": self.elapsed_s,
+            "rate_factor": self.rate_factor,
+            "num_parts": self.num_parts,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": [asdict(record) for record in self.history],
+            "best": self.best and asdict(self.best),
+            "best_state": self.best_state,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state` of the same settings and films; it is not changed later."""
+        state = copy.deepcopy(state)
+        for name in ("epoch", "position", "elapsed_s", "rate_factor", "num_parts", "best_state"):
+            setattr(self, name, state[name])
+        self.losses.copy_(state["losses"])
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.best = EpochRecord(**state["best"]) if state["best"] else None
+        self._last_good = copy.deepcopy(self.state())
+
+    def epochs(self, on_step: Callable[[], None] = lambda: None) -> Iterator[EpochRecord]:
+        """Train to the end, one record an epoch; ``on_step`` is called within epochs.
+
+        A loss that is not finite takes the training back to the end of the last good epoch,
+        once, to go on at a tenth of the rate. Raises `DivergenceError` if that does not help,
+        `OutOfMemory` when not even a single film fits.
+        """
         devices = [self.device] if self.device.type == "cuda" else []
-        for epoch in range(1, self.config.epochs + 1):
-            # Dropout draws from the global generator: seeded here, and put back after.
-            with torch.random.fork_rng(devices):
-                torch.manual_seed(self.config.seed * 1_000_003 + epoch)
-                record = self._epoch(epoch)
-            if self.best is None or self._rank(record) > self._rank(self.best):
+        while self.epoch < self.config.epochs:
+            try:
+                with torch.random.fork_rng(devices):  # dropout draws from the global generator
+                    record = self._epoch(on_step)
+            except DivergenceError as error:
+                if self.rate_factor < 1:
+                    raise
+                log.warning("%s; going back to the end of epoch %d", error, self.epoch)
+                self.restore(self._last_good)
+                self.rate_factor = _ROLLED_BACK_RATE
+                continue
+            if self.best is None or self._is_better(record, self.best):
                 self.best = record
                 self.best_state = {
                     name: value.detach().cpu().clone()
                     for name, value in self.averaged.state_dict().items()
                 }
+            self.history.append(record)
+            self.epoch, self.position, self.elapsed_s = self.epoch + 1, 0, 0.0
+            self._last_good = copy.deepcopy(self.state())
             yield record
 
-    @staticmethod
-    def _rank(record: EpochRecord) -> tuple[float, float]:
-        return record.validation_balanced_accuracy, -record.validation_loss
+    def _is_better(self, record: EpochRecord, best: EpochRecord) -> bool:
+        if self.films.validation is None:
+            return True
+        accuracy, least = record.validation_balanced_accuracy, best.validation_balanced_accuracy
+        return (accuracy, -record.validation_loss) > (least, -best.validation_loss)
 
-    def _epoch(self, epoch: int) -> EpochRecord:
-        started = time.perf_counter()
-        learning_rate = self.optimizer.param_groups[0]["lr"]
+    def _epoch(self, on_step: Callable[[], None]) -> EpochRecord:
+        started = time.perf_counter() - self.elapsed_s
         self.network.train()
-        total_loss = torch.zeros((), device=self.device)
-        order_N = torch.randperm(len(self.train), generator=self.order)
-        for rows in order_N.to(self.device).tensor_split(self.steps_per_epoch):
-            total_loss += self._step(rows).detach() * len(rows)
-        train_loss = float(total_loss) / len(self.train)  # waits for the device
+        order_N = self._order()
+        batches = order_N.tensor_split(self.steps_per_epoch)
+        for rows in batches[self.position :]:
+            self._step(rows)
+            self.elapsed_s = time.perf_counter() - started
+            on_step()
+        train_loss = self._mean_loss(batches)  # waits for the device
         train_seconds = time.perf_counter() - started
-        if not math.isfinite(train_loss):
-            raise DivergenceError(
-                f"training loss is {train_loss} in epoch {epoch} (step {self.step}); lower "
-                f"training.learning_rate (now {self.config.learning_rate:g})"
-            )
         loss, accuracy, balanced = self._validate()
         return EpochRecord(
-            epoch=epoch,
-            learning_rate=learning_rate,
+            epoch=self.epoch + 1,
+            learning_rate=self._rate(self.epoch * self.steps_per_epoch),
             train_loss=train_loss,
             validation_loss=loss,
             validation_accuracy=accuracy,
             validation_balanced_accuracy=balanced,
             seconds=time.perf_counter() - started,
-            films_per_second=len(self.train) / train_seconds,
+            films_per_second=len(order_N) / train_seconds,
         )
 
-    def _step(self, rows: Tensor) -> Tensor:
-        x_NCHW = self.train.pixels_NCHW[rows].float() / 255
-        x_NCHW = self.normalisation(augment_batch(x_NCHW, self.augment, self.draws))
-        autocast = torch.autocast(
-            self.device.type, dtype=self.precision, enabled=self.precision != torch.float32
-        )
-        with autocast:
-            logits = self.network(x_NCHW)
-        loss = F.cross_entropy(
-            logits.float(),
-            self.train.targets_N[rows],
-            weight=self.class_weights,
-            label_smoothing=self.config.label_smoothing,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _order(self) -> Tensor:
+        name = f"{self.config.seed} order {self.epoch}"
+        generator = torch.Generator().manual_seed(_seed_of(name))
+        return torch.randperm(len(self.films.train), generator=generator)
+
+    def _step(self, rows_B: Tensor) -> None:
+        while True:
+            try:
+                loss = self._backward(*self._batch(rows_B))
+                break
+            except torch.OutOfMemoryError as error:
+                self._use_smaller_parts(len(rows_B[self.processes.share]), error)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(self.step)
         self.optimizer.step()
-        self.schedule.step()
-        self.step += 1
+        self.losses[self.position] = loss
+        self.position += 1
         if self.config.ema_decay:
             self._average()
-        return loss
+
+    def _batch(self, rows_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's share of a batch: changed films, targets, and the batch's loss weight."""
+        mine = self.processes.share
+        self.draws.manual_seed(self._seed("changes"))
+        changes = draw_changes(len(rows_B), self.augment, self.draws)[mine]
+        self.draws.manual_seed(self._seed(f"noise {self.processes.rank}"))
+        x_NCHW = self.films.train.gather(rows_B[mine]).float() / 255
+        x_NCHW = self.normalisation(augment_batch(x_NCHW, changes, self.draws))
+        targets_B = self.films.train.targets_N[rows_B.to(self.device)]
+        return x_NCHW, targets_B[mine], loss_weight(targets_B, self.class_weights)
+
+    def _backward(self, x_NCHW: Tensor, targets_N: Tensor, weight: Tensor) -> Tensor:
+        """Gradients of the batch's mean loss; returns this process's share of that loss."""
+        torch.manual_seed(self._seed(f"dropout {self.processes.rank}"))
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = list(
+            zip(
+                x_NCHW.tensor_split(self.num_parts),
+                targets_N.tensor_split(self.num_parts),
+                strict=True,
+            )
+        )
+        total = torch.zeros((), device=self.device)
+        for i, (x, targets) in enumerate(parts):
+            is_last = i == len(parts) - 1
+            with nullcontext() if is_last else self._without_exchange():
+                with self._autocast():
+                    logits = self.model(x).float()
+                loss = loss_share(logits, targets, self.class_weights, self.config.label_smoothing)
+                loss = loss / weight
+                # DistributedDataParallel averages over processes; the shares are to be added.
+                torch.autograd.backward(loss * self.processes.count)
+            total += loss.detach()
+        return total
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Gradients of all but a batch's last part are added up before processes share them."""
+        if isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _use_smaller_parts(self, num_films: int, error: torch.OutOfMemoryError) -> None:
+        """Halve what is on the device at once; a batch's gradients stay those of the whole.
+
+        Batch norm takes its statistics over a part.
+        """
+        if self.num_parts * 2 > num_films:
+            raise OutOfMemory(
+                f"{self.device}: out of memory with {num_films // self.num_parts} films at once "
+                f"({str(error).splitlines()[0]}); use a smaller network or data.size_px"
+            ) from error
+        self.num_parts *= 2
+        torch.cuda.empty_cache()
+        log.warning(
+            "%s is out of memory: batches of %d go through it in %d parts from step %d on",
+            self.device,
+            num_films,
+            self.num_parts,
+            self.step,
+        )
+
+    def _mean_loss(self, batches: Sequence[Tensor]) -> float:
+        """Mean over the epoch's films; raises `DivergenceError` if a step's loss is not finite."""
+        losses: list[float] = self.processes.sum_(self.losses.clone()).tolist()
+        for i, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                before = ", ".join(f"{each:.4g}" for each in losses[max(0, i - 3) : i]) or "none"
+                raise DivergenceError(
+                    f"training loss is {loss} in epoch {self.epoch + 1}, step "
+                    f"{self.epoch * self.steps_per_epoch + i} (last losses: {before}; learning "
+                    f"rate {self._rate(self.epoch * self.steps_per_epoch + i):.2g}); lower "
+                    f"training.learning_rate (now {self.config.learning_rate:g})"
+                )
+        num_films = [len(rows) for rows in batches]
+        return float(np.average(losses, weights=num_films))
+
+    def _rate(self, step: int) -> float:
+        num_steps = self.config.epochs * self.steps_per_epoch
+        return self.rate_factor * learning_rate(self.config, step, num_steps)
+
+    def _seed(self, purpose: str) -> int:
+        """A seed of its own for each purpose and step."""
+        return _seed_of(f"{self.config.seed} {purpose} {self.step}")
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.precision != torch.float32
+        return torch.autocast(self.device.type, dtype=self.precision, enabled=enabled)
 
     @torch.no_grad()
     def _average(self) -> None:
-        # A constant decay would keep the random start for hundreds of steps and stop a
-        # short run on nonsense: it warms up instead.
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         mine, theirs = self.averaged.state_dict(), self.network.state_dict()
         floats = [name for name, value in mine.items() if value.is_floating_point()]
         torch._foreach_lerp_(
-            [mine[name] for name in floats], [theirs[name] for name in floats], 1 - decay
+            [mine[name] for name in floats],
+            [theirs[name] for name in floats],
+            1 - averaging_decay(self.config, self.step),
         )
 
     def _validate(self) -> tuple[float, float, float]:
         """Mean loss, accuracy and balanced accuracy of the weights that would be kept."""
-        logits = predict_logits(
-            self.averaged, self.validation.pixels_NCHW, self.normalisation, precision=self.precision
+        films = self.films.validation
+        if films is None:
+            return math.nan, math.nan, math.nan
+        logits_NK = torch.zeros(len(films), self.films.num_classes, device=self.device)
+        mine = torch.arange(len(films))[self.processes.share]
+        logits_NK[mine.to(self.device)] = predict_logits(
+            self.averaged, films.take(mine).batches(), self.normalisation, precision=self.precision
         )
-        targets = self.validation.targets_N
-        predicted = logits.argmax(dim=1)
+        self.processes.sum_(logits_NK)
+        predicted_N = logits_NK.argmax(dim=1)
         return (
-            float(F.cross_entropy(logits, targets)),
-            float((predicted == targets).float().mean()),
-            balanced_accuracy(predicted, targets, self.num_classes),
+            float(F.cross_entropy(logits_NK, films.targets_N)),
+            float((predicted_N == films.targets_N).float().mean()),
+            balanced_accuracy(predicted_N, films.targets_N, self.films.num_classes),
         )

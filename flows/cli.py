@@ -1,23 +1,22 @@
 """``cxr``, the command line. Heavy modules are imported by the command that needs them."""
 
 import json
-import os
 import sys
 import webbrowser
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from cxr_model.config import RunConfig
-from cxr_model.errors import CxrError
-from flows.settings import Settings, prefect_environment
+from cxr_model.errors import ConfigError, CxrError
+from cxr_model.run_folder import read_json
+from flows.settings import Settings
 
 if TYPE_CHECKING:
     from tasks.storage import ObjectStore
@@ -37,6 +36,28 @@ out = Console(soft_wrap=True, markup=False, highlight=False)
 
 PRESET_HELP = "smoke, standard, best or seed."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="phantom[:N], kaggle[:owner/slug[/version]], a folder, a zip file or "
+        "s3://bucket/prefix. Default: phantom.",
+    ),
+]
+Preset = Annotated[str, typer.Option(help=PRESET_HELP)]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.")]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated."),
+]
+RunId = Annotated[str, typer.Option(help="Name of the run; default: made up.")]
+Resume = Annotated[
+    str,
+    typer.Option(metavar="RUN", help="Go on with an interrupted run, from its newest checkpoint."),
+]
+Local = Annotated[
+    bool, typer.Option("--local", help="Run the flow in this process, without a worker.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or 'latest'.")]
 
 
@@ -51,46 +72,66 @@ def main() -> None:
 
 @app.command(epilog="Example: cxr train --data ../films --preset standard --set training.epochs=40")
 def train(
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="phantom[:N], kaggle[:owner/slug[/version]], a folder, a zip file or "
-            "s3://bucket/prefix. Default: phantom.",
-        ),
-    ] = None,
-    preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "standard",
-    config: Annotated[
-        Path | None, typer.Option("--config", help="A TOML file with settings.")
-    ] = None,
-    settings_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated."),
-    ] = None,
-    run_id: Annotated[str, typer.Option(help="Name of the run; default: made up.")] = "",
-    local: Annotated[
-        bool, typer.Option("--local", help="Run the flow in this process, without a worker.")
-    ] = False,
+    data: Data = None,
+    preset: Preset = "standard",
+    config: ConfigFile = None,
+    settings_: Setting = None,
+    run_id: RunId = "",
+    resume: Resume = "",
+    local: Local = False,
 ) -> None:
     """Run the main job: from films to a published report."""
     from flows.configuration import load_config
-    from flows.run_id import new_run_id
-    from tasks.manifest import check_run_id
-    from tasks.sources import check_source
-    from tasks.storage import ObjectStore
 
     settings = Settings.from_environment()
-    run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
-    run_config = check_source(run_config, settings.data_dir)
-    run_id = run_id or new_run_id(run_config)
-    check_run_id(run_id)
-    if not settings.uses_embedded_store:
-        with ObjectStore(settings.store) as store:
-            store.check()
-    if local:
-        _train_here(run_config, run_id, settings)
+    if resume:
+        _refuse_beside_resume(data, config, settings_, run_id)
+        run_config, run_id = _settings_of(resume, settings), resume
     else:
-        _train_on_worker(run_config, run_id, settings)
+        run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
+    _start("train", run_config, run_id, settings, resume=bool(resume), local=local)
+
+
+@app.command(epilog="Example: cxr crossval --data ../films --folds 5 --protocol naive")
+def crossval(
+    data: Data = None,
+    preset: Preset = "standard",
+    config: ConfigFile = None,
+    settings_: Setting = None,
+    folds: Annotated[int, typer.Option(help="Parts the films are dealt out to.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Times they are dealt out anew.")] = 1,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="naive or grouped; may be repeated. Default: both."),
+    ] = None,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of a fold's training films that chooses the epoch.")
+    ] = 0.0,
+    run_id: RunId = "",
+    resume: Resume = "",
+    local: Local = False,
+) -> None:
+    """Train and test on every film in turn, dealt out singly and by patient."""
+    from cxr_model.folds import PROTOCOLS
+    from flows.configuration import crossval_config, load_config
+
+    settings = Settings.from_environment()
+    if resume:
+        _refuse_beside_resume(data, config, settings_, run_id, protocol)
+        run_config, run_id = _settings_of(resume, settings), resume
+        plan = crossval_config(read_json(settings.runs_dir / resume / "crossval-config.json"))
+    else:
+        run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
+        plan = crossval_config(
+            {
+                "num_folds": folds,
+                "repeats": repeats,
+                "protocols": protocol or list(PROTOCOLS),
+                "validation_fraction": validation_fraction,
+            }
+        )
+    parameters = {"crossval": asdict(plan)}
+    _start("crossval", run_config, run_id, settings, resume=bool(resume), local=local, **parameters)
 
 
 @app.command("settings", epilog="Example: cxr settings --preset best")
@@ -190,8 +231,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Class probabilities of films. For research only, not a diagnosis."""
-    from cxr_model.checkpoint import load_model
     from cxr_model.device import resolve_device
+    from cxr_model.model_files import load_model
     from cxr_model.predict import predict_files
     from cxr_model.run_folder import RunFolder
     from tasks.run_store import fetch_run
@@ -258,44 +299,52 @@ def _open_store(settings: Settings | None = None) -> Iterator["ObjectStore"]:
         yield store
 
 
-def _train_here(run_config: RunConfig, run_id: str, settings: Settings) -> None:
-    from flows.embedded_store import store_for
-    from flows.stack import require_healthy, running_stack
-
-    os.environ.update(prefect_environment(settings))
-    if settings.prefect_api_url:
-        require_healthy(settings.prefect_api_url)
-    elif stack := running_stack(settings):
-        os.environ["PREFECT_API_URL"] = stack.api_url  # two servers would share its database
-    with store_for(settings) as location:
-        if settings.uses_embedded_store:
-            os.environ["CXR_S3_PORT"] = str(urlsplit(location.endpoint_url).port)
-        from flows.train import train as train_flow
-
-        train_flow(run_config, run_id)
-        _print_outcome(run_id, settings, location)
-
-
-def _train_on_worker(run_config: RunConfig, run_id: str, settings: Settings) -> None:
-    from flows.embedded_store import store_for
-    from flows.stack import api_with_worker
-
-    os.environ.update(prefect_environment(settings))
-    with ExitStack() as stack:
-        api_url = stack.enter_context(api_with_worker(settings, err.print))
-        # The local stack has the store in it; another server's worker looks for it there.
-        location = settings.store
-        if settings.prefect_api_url:
-            location = stack.enter_context(store_for(settings, settings.store_port))
-        from flows.submit import flow_run_page, train_on_worker
-
-        flow_run_id = train_on_worker(run_config, run_id, api_url, out)
-        _print_outcome(run_id, settings, location)
-    out.print(f"Prefect UI         {flow_run_page(api_url, flow_run_id)}")
-    if settings.prefect_api_url is None:
-        out.print(
-            "                   (it answers while the local stack runs: 'make up' or 'cxr up')"
+def _refuse_beside_resume(*others: object) -> None:
+    if any(others):
+        raise ConfigError(
+            "--resume goes on with the settings the run began with; leave --data, --config, "
+            "--set and --run-id out"
         )
+
+
+def _settings_of(run_id: str, settings: Settings) -> RunConfig:
+    from cxr_model.run_folder import RunFolder
+    from flows.configuration import config_from_values
+    from tasks.checkpoint_store import read_run_settings
+    from tasks.manifest import check_run_id
+
+    check_run_id(run_id)
+    with _open_store(settings) as store:
+        values = read_run_settings(store, RunFolder(settings.runs_dir / run_id), run_id)
+    return config_from_values(values)
+
+
+def _start(
+    flow: str, run_config: RunConfig, run_id: str, settings: Settings, *, local: bool, **others: Any
+) -> None:
+    """Check what can be checked here, then run ``flow`` on a worker or in this process."""
+    from flows import jobs
+    from flows.run_id import new_run_id
+    from tasks.manifest import check_run_id
+    from tasks.sources import check_source
+    from tasks.storage import ObjectStore
+
+    run_config = check_source(run_config, settings.data_dir)
+    run_id = run_id or new_run_id(run_config)
+    check_run_id(run_id)
+    if not settings.uses_embedded_store:
+        with ObjectStore(settings.store) as store:
+            store.check()
+    parameters = {"config": asdict(run_config), "run_id": run_id, **others}
+    job = jobs.Job(name=flow, run_id=run_id, parameters=parameters)
+
+    def tell_outcome(location: "StoreLocation") -> None:
+        _print_outcome(run_id, settings, location)
+
+    if local:
+        jobs.run_here(job, settings, tell_outcome)
+    else:
+        jobs.run_on_worker(job, settings, out, err, tell_outcome)
 
 
 def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -> None:
@@ -307,9 +356,10 @@ def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -
         headline = read_manifest(store, run_id).headline
     n = headline["accuracy"]["n"]
     out.print(f"\nrun                {run_id}")
+    out.print(f"network            {headline['network']}")
     for name, key in (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy")):
         figure = format_estimate(headline[key])
-        out.print(f"{name:<18} {figure} on {n} holdout films, 95 % interval")
+        out.print(f"{name:<18} {figure} on {n} films, 95 % interval")
     out.print(f"report             {location.uri(f'runs/{run_id}/report.html')}")
     copy = settings.runs_dir / run_id / "report.html"
     if copy.exists():  # not when the worker is another machine

@@ -12,9 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from cxr_model.config import LabelConfig, RunConfig
 from cxr_model.errors import ConfigError
+from cxr_model.folds import CrossvalConfig
 from cxr_model.presets import PRESETS
 
 _RUN_CONFIG = TypeAdapter(RunConfig)
+_CROSSVAL_CONFIG = TypeAdapter(CrossvalConfig)
 _LABEL_FIELDS = {field.name for field in fields(LabelConfig)}
 
 
@@ -46,6 +48,14 @@ def config_from_values(values: Mapping[str, Any]) -> RunConfig:
     """Check nested plain values; the inverse of ``dataclasses.asdict``."""
     try:
         return _RUN_CONFIG.validate_python(values)
+    except ValidationError as error:
+        raise _first_problem(error) from error
+
+
+def crossval_config(values: Mapping[str, Any]) -> CrossvalConfig:
+    """Likewise for a cross-validation's plan."""
+    try:
+        return _CROSSVAL_CONFIG.validate_python(values)
     except ValidationError as error:
         raise _first_problem(error) from error
 

@@ -28,6 +28,9 @@ class Settings:
     """``CXR_S3_PREFIX``"""
     prefect_api_url: str | None = None
     """``PREFECT_API_URL``: a Prefect server of the user's own."""
+    task_runner: str = "processes"
+    """``CXR_TASK_RUNNER``: who trains a cross-validation's folds: ``processes[:N]``,
+    ``threads[:N]``, ``dask[:ADDRESS]`` or ``ray[:ADDRESS]``."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -40,6 +43,7 @@ class Settings:
             bucket=environ.get("CXR_S3_BUCKET") or None,
             prefix=environ.get("CXR_S3_PREFIX", ""),
             prefect_api_url=(environ.get("PREFECT_API_URL") or "").rstrip("/") or None,
+            task_runner=environ.get("CXR_TASK_RUNNER") or cls.task_runner,
         )
 
     @property

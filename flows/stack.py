@@ -28,7 +28,6 @@ from flows.settings import LOOPBACK, Settings, prefect_environment
 from flows.supervisor import Supervisor, end_with_parent
 
 WORK_POOL = "cxr-local"
-DEPLOYMENT = "train/train"
 
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0

@@ -2,7 +2,6 @@
 
 import re
 import time
-from dataclasses import asdict
 from uuid import UUID
 
 import httpx
@@ -16,9 +15,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from rich.console import Console
 
-from cxr_model.config import RunConfig
 from cxr_model.errors import CxrError, StackError
-from flows.stack import DEPLOYMENT, WORK_POOL
+from flows.jobs import Job
+from flows.stack import WORK_POOL
 
 _POLL_S = 2.0
 _LATEST = 100  # so far back a late line may sort
@@ -29,8 +28,8 @@ _ENGINES_TALK = {"Finished in state Completed()"}
 _FAILURE = re.compile(r"Flow run encountered an exception: (\w+): (.*)", re.DOTALL)
 
 
-def train_on_worker(config: RunConfig, run_id: str, api_url: str, console: Console) -> UUID:
-    """Run the main job's deployment; returns the flow run's id when it is Completed.
+def submit(job: Job, api_url: str, console: Console) -> UUID:
+    """Run the job's deployment; returns the flow run's id when it is Completed.
 
     Prints the run's log as it comes. Ctrl-C cancels the flow run before it is raised
     again. A failure that the user can mend is raised as the ``CxrError`` it was on the
@@ -39,9 +38,9 @@ def train_on_worker(config: RunConfig, run_id: str, api_url: str, console: Conso
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         try:
             flow_run = run_deployment(
-                DEPLOYMENT,
-                parameters={"config": asdict(config), "run_id": run_id},
-                flow_run_name=f"train-{run_id}",
+                job.deployment,
+                parameters=job.parameters,
+                flow_run_name=job.flow_run_name,
                 timeout=0,
             )
             assert isinstance(flow_run, FlowRun)  # a coroutine only when called from async code
@@ -54,7 +53,7 @@ def train_on_worker(config: RunConfig, run_id: str, api_url: str, console: Conso
                 raise
         except ObjectNotFound as error:
             raise StackError(
-                f"{api_url}: has no deployment {DEPLOYMENT}; make it with 'prefect deploy "
+                f"{api_url}: has no deployment {job.deployment}; make it with 'prefect deploy "
                 "--prefect-file deployments/prefect.yaml --all'"
             ) from error
         except httpx.TransportError as error:
@@ -109,7 +108,9 @@ def _failure(state: str, message: str) -> Exception:
     if told and told[1] in _names_of(CxrError):
         return CxrError(told[2])
     if state == "Cancelled":
-        return StackError("the flow run was cancelled; start it again with 'cxr train'")
+        return StackError(
+            "the flow run was cancelled; start it again, or go on with 'cxr train --resume'"
+        )
     return RuntimeError(f"the flow run ended as {state}: {message}")
 
 

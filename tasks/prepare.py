@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.cache import build_cache
 from cxr_model.config import RunConfig
+from cxr_model.folds import CrossvalConfig, fold_splits, plan_folds
 from cxr_model.index import build_index, patient_summary, read_index, unreadable_films, write_index
 from cxr_model.run_folder import RunFolder
 from cxr_model.splits import assign_splits, check_disjoint, write_splits
@@ -51,6 +52,20 @@ def split_films(run_root: Path, config: RunConfig) -> None:
         counts["holdout"],
         splits["group"].nunique(),
     )
+
+
+@task(cache_policy=NO_CACHE)
+def check_folds(run_root: Path, crossval: CrossvalConfig) -> None:
+    """Deal all folds out once, so that too few films are told before anything is trained."""
+    index = read_index(RunFolder(run_root).index)
+    for fold in plan_folds(crossval):
+        splits = fold_splits(index, fold, crossval)
+        if fold.protocol == "grouped":
+            check_disjoint(splits)
+        counts = splits["split"].value_counts()
+        get_run_logger().info(
+            "fold %s: %s", fold.name, ", ".join(f"{n} {name}" for name, n in counts.items())
+        )
 
 
 @task(cache_policy=NO_CACHE, task_run_name="cache-{config.data.size_px}px")

@@ -1,5 +1,6 @@
 """Prefect tasks that write to object storage; the work is `tasks.storage` and `run_store`."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from cxr_model.run_folder import RunFolder
+from tasks.checkpoint_store import drop_checkpoints, fetch_checkpoint
 from tasks.retries import on_transient_io
 from tasks.run_store import publish_run, report_url, require_unpublished
 from tasks.storage import ObjectStore
@@ -34,10 +36,15 @@ def check_store(location: StoreLocation, run_id: str) -> None:
     retry_condition_fn=on_transient_io,
 )
 def publish(location: StoreLocation, run_root: Path, run_id: str, headline: dict[str, Any]) -> str:
-    """Publish the run folder, manifest last; returns an address of the report, valid for a day."""
+    """Publish the run folder, manifest last; returns an address of the report, valid for a day.
+
+    The training's checkpoints have served then and are deleted.
+    """
     with ObjectStore(location) as store:
         manifest = publish_run(store, RunFolder(run_root), run_id, headline)
         url = report_url(store, run_id)
+        drop_checkpoints(store, run_id)
+    shutil.rmtree(RunFolder(run_root).checkpoints, ignore_errors=True)
     get_run_logger().info(
         "%d objects, %.1f MB, below %s",
         len(manifest.objects),
@@ -45,3 +52,20 @@ def publish(location: StoreLocation, run_root: Path, run_id: str, headline: dict
         location.uri(f"runs/{run_id}/"),
     )
     return url
+
+
+@task(
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def find_checkpoint(location: StoreLocation, run_root: Path, run_id: str) -> None:
+    """See that an interrupted run's newest checkpoint is here, from the bucket if need be."""
+    run, logger = RunFolder(run_root), get_run_logger()
+    if any(run.checkpoints.glob("*.pt")):
+        logger.info("resuming from %s", run.checkpoints)
+        return
+    with ObjectStore(location) as store:
+        found = fetch_checkpoint(store, run, run_id)
+    logger.info("resuming from the bucket" if found else "no checkpoint yet: from the start")

@@ -70,14 +70,20 @@ def show_figures(run_root: Path, run_id: str, holdout: dict[str, Any]) -> None:
 
 @task(cache_policy=NO_CACHE)
 def show_report(run_id: str, holdout: dict[str, Any], report_url: str) -> None:
-    """The summary, and the published report's address, which is valid for a day."""
+    """The summary, and the published report's address."""
+    show_link.fn(run_id, report_url)
+    create_markdown_artifact(_summary(run_id, holdout, report_url), key="summary")
+
+
+@task(cache_policy=NO_CACHE)
+def show_link(run_id: str, report_url: str) -> None:
+    """The published report's address, which is valid for a day."""
     create_link_artifact(
         report_url,
         link_text=f"report of {run_id}",
         key="report",
         description=f"Valid for a day; later: cxr report {run_id} --open",
     )
-    create_markdown_artifact(_summary(run_id, holdout, report_url), key="summary")
 
 
 def _summary(run_id: str, holdout: dict[str, Any], report_url: str) -> str:

@@ -10,10 +10,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
+from cxr_model.errors import StorageError
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import TrainSummary, train
 from cxr_model.trainer import EpochRecord
+from tasks.checkpoint_store import put_checkpoint
 from tasks.progress import ProgressBar
+from tasks.storage import ObjectStore
+from tasks.storage_location import StoreLocation
 
 
 def _reporter(num_epochs: int, board: SummaryWriter) -> Callable[[EpochRecord], None]:
@@ -41,12 +45,41 @@ def _reporter(num_epochs: int, board: SummaryWriter) -> Callable[[EpochRecord], 
     return report
 
 
+def _copier(location: StoreLocation | None, run: RunFolder, run_id: str) -> Callable[[Path], None]:
+    """Copy each epoch's checkpoint to ``location``; a bucket that is away stops no training."""
+    logger = get_run_logger()
+
+    def copy(path: Path) -> None:
+        if location is None:
+            return
+        try:
+            with ObjectStore(location) as store:
+                put_checkpoint(store, run, run_id, path)
+        except StorageError as error:
+            logger.warning("checkpoint not copied, the next one will be: %s", error)
+
+    return copy
+
+
 @task(cache_policy=NO_CACHE, task_run_name="train-{config.network.name}")
 def train_network(
-    run_root: Path, run_id: str, config: RunConfig, cache_folder: Path
+    run_root: Path,
+    run_id: str,
+    config: RunConfig,
+    cache_folder: Path,
+    checkpoint_location: StoreLocation | None = None,
 ) -> TrainSummary:
-    """Train on the training split and keep the weights that do best on validation."""
+    """Train on the training split and keep the weights that do best on validation.
+
+    Goes on from the run's newest checkpoint; each one is copied to ``checkpoint_location``.
+    """
     run = RunFolder(run_root)
     with SummaryWriter(run.tensorboard) as board:
-        reporter = _reporter(config.training.epochs, board)
-        return train(run, run_id, config, FilmCache.open(cache_folder), reporter)
+        return train(
+            run,
+            run_id,
+            config,
+            FilmCache.open(cache_folder),
+            _reporter(config.training.epochs, board),
+            _copier(checkpoint_location, run, run_id),
+        )

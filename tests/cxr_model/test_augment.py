@@ -2,7 +2,7 @@ import dataclasses
 
 import torch
 
-from cxr_model.augment import augment_batch
+from cxr_model.augment import augment_batch, draw_changes
 from cxr_model.config import AugmentConfig
 
 NONE = AugmentConfig(rotation_deg=0, scale=0, shift=0, gamma=0, noise=0)
@@ -13,7 +13,8 @@ def _films(num: int = 4, size: int = 32) -> torch.Tensor:
 
 
 def _augment(x_NCHW: torch.Tensor, config: AugmentConfig, seed: int = 0) -> torch.Tensor:
-    return augment_batch(x_NCHW, config, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return augment_batch(x_NCHW, draw_changes(len(x_NCHW), config, generator), generator)
 
 
 def test_no_augmentation_leaves_films_as_they_are() -> None:

@@ -1,11 +1,16 @@
 """Films as tensors: nothing is lost on the way to the network, or hangs on the batch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cxr_model.films import Normalisation, film_set, films_to_tensor, predict_logits
+from cxr_model.cache import Color, FilmCache, build_cache
+from cxr_model.config import DataConfig, LabelConfig
+from cxr_model.films import FilmSet, Normalisation, film_set, films_to_tensor, predict_logits
+from cxr_model.index import build_index
 
 PLAIN = Normalisation(mean=0.5, std=0.25)
 
@@ -36,18 +41,33 @@ def test_colours_become_channels() -> None:
     np.testing.assert_array_equal(tensor[:, 2].numpy(), films_NHWC[..., 2])
 
 
-def test_a_set_keeps_each_film_with_its_class() -> None:
-    films = film_set(random_films(5, 8, 6), np.arange(5), torch.device("cpu"))
-    assert len(films) == 5
-    assert films.targets_N.dtype == torch.int64
-    assert films.targets_N.tolist() == [0, 1, 2, 3, 4]
+def set_of(pixels_NCHW: Tensor) -> FilmSet:
+    places_N = torch.arange(len(pixels_NCHW))
+    return FilmSet(pixels_NCHW=pixels_NCHW, rows_N=places_N, targets_N=places_N)
+
+
+@pytest.mark.parametrize("color", ["grey", "rgb"])
+def test_a_set_gathers_each_film_of_the_cache_with_its_class(
+    films: Path, tmp_path: Path, color: Color
+) -> None:
+    index = build_index(films, DataConfig(), LabelConfig())
+    report = build_cache(films, index, tmp_path, size_px=32, color=color)
+    cache = FilmCache.open(report.folder)
+    chosen = index["sha256"].tolist()[11:3:-2]
+    some = film_set(cache, chosen, np.arange(4), torch.device("cpu"))
+    gathered_BCHW = some.gather(torch.tensor([2, 0]))
+    expected = films_to_tensor(cache.films[cache.rows([chosen[2], chosen[0]])])
+    assert torch.equal(gathered_BCHW, expected)
+    assert some.targets_N.tolist() == [0, 1, 2, 3]
+    assert torch.equal(some.take(torch.tensor([2, 0])).gather(torch.arange(2)), expected)
+    assert [len(batch) for batch in some.batches(3)] == [3, 1]
 
 
 @pytest.mark.parametrize("shape", [(7, 1, 9, 9), (7, 3, 9, 9)])
 def test_normalised_training_films_have_zero_mean_and_unit_variance(shape: tuple[int, ...]) -> None:
     pixels_NCHW = torch.from_numpy(random_films(*shape) // 2)
     x_NCHW = pixels_NCHW.double() / 255
-    normalisation = Normalisation.of(pixels_NCHW)
+    normalisation = Normalisation.of(set_of(pixels_NCHW))
     assert normalisation.mean == pytest.approx(x_NCHW.mean().item())
     assert normalisation.std == pytest.approx(x_NCHW.std(correction=0).item())
     normal_NCHW = normalisation(x_NCHW)
@@ -58,17 +78,17 @@ def test_normalised_training_films_have_zero_mean_and_unit_variance(shape: tuple
 
 def test_blank_films_are_normalised_to_finite_numbers() -> None:
     blank_NCHW = torch.full((2, 1, 4, 4), 128, dtype=torch.uint8)
-    normalisation = Normalisation.of(blank_NCHW)
+    normalisation = Normalisation.of(set_of(blank_NCHW))
     assert normalisation(blank_NCHW / 255).abs().max() < 1e-3
 
 
 def test_logits_do_not_hang_on_the_batch_size() -> None:
     network = small_network()
     pixels_NCHW = films_to_tensor(random_films(7, 12, 12))
-    whole = predict_logits(network, pixels_NCHW, PLAIN)
+    whole = predict_logits(network, [pixels_NCHW], PLAIN)
     assert whole.shape == (7, 3)
     for batch_size in (1, 3, 7):
-        answer = predict_logits(network, pixels_NCHW, PLAIN, batch_size=batch_size)
+        answer = predict_logits(network, torch.split(pixels_NCHW, batch_size), PLAIN)
         torch.testing.assert_close(answer, whole)
 
 
@@ -76,10 +96,10 @@ def test_logits_do_not_hang_on_the_batch_size() -> None:
 def test_prediction_evaluates_and_gives_the_network_back_as_it_was(training: bool) -> None:
     network = small_network()
     pixels_NCHW = films_to_tensor(random_films(4, 12, 12))
-    predict_logits(network, pixels_NCHW, PLAIN)  # gives the lazy layer its shape
+    predict_logits(network, [pixels_NCHW], PLAIN)  # gives the lazy layer its shape
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.train(training)
-    first, second = (predict_logits(network, pixels_NCHW, PLAIN) for _ in range(2))
+    first, second = (predict_logits(network, [pixels_NCHW], PLAIN) for _ in range(2))
     assert torch.equal(first, second)
     assert network.training is training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -92,6 +112,6 @@ def test_the_network_sees_normalised_films_and_answers_in_single_precision() -> 
             return x_NCHW.flatten(1).bfloat16()
 
     pixels_NCHW = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
-    logits = predict_logits(Seen(), pixels_NCHW, PLAIN, precision=torch.bfloat16)
+    logits = predict_logits(Seen(), [pixels_NCHW], PLAIN, precision=torch.bfloat16)
     assert logits.dtype == torch.float32
     assert logits.flatten().tolist() == [-2, 2]

@@ -48,6 +48,11 @@ def test_the_last_feature_map_keeps_a_place_for_each_part_of_the_film(name: str)
     assert seen[0].shape[-1] == (14 if name == "cxresnet" else 7)
 
 
+def test_darkcovidnet_has_about_the_published_parameters() -> None:
+    # The paper counts 1,164,434; its linear layer is for another map than its input gives.
+    assert num_parameters(_build("darkcovidnet")) == pytest.approx(1_164_434, rel=0.005)
+
+
 def test_seed_networks_have_the_published_stages() -> None:
     rows = describe_layers(_build("seed-resnet"), in_channels=1, size_px=224)
     shapes = {row["name"]: row["output_shape"] for row in rows}

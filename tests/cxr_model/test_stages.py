@@ -14,10 +14,10 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from cxr_model.cache import FilmCache, build_cache
-from cxr_model.checkpoint import load_model
 from cxr_model.config import PhantomConfig, RunConfig
 from cxr_model.gallery import explain, read_mask
 from cxr_model.index import build_index, write_index
+from cxr_model.model_files import load_model
 from cxr_model.phantom import write_phantoms
 from cxr_model.predict import predict_files
 from cxr_model.presets import smoke

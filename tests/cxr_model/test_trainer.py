@@ -1,16 +1,21 @@
 import dataclasses
+import itertools
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
 from cxr_model.config import AugmentConfig, NetworkConfig, TrainingConfig
-from cxr_model.errors import DivergenceError
+from cxr_model.errors import DivergenceError, OutOfMemory
 from cxr_model.films import FilmSet, Normalisation, predict_logits
 from cxr_model.network import build_network, network_arguments
-from cxr_model.trainer import EpochRecord, Trainer, balanced_accuracy, one_cycle
+from cxr_model.schedule import one_cycle
+from cxr_model.trainer import EpochRecord, Trainer, TrainingFilms, balanced_accuracy
 
+SMALL = NetworkConfig(widths=(8, 8, 16), depths=(1, 1), dropout=0.1)
 QUICK = TrainingConfig(epochs=4, batch_size=8, learning_rate=5e-3, precision="float32")
 
 
@@ -25,16 +30,27 @@ def _bars(num: int, seed: int) -> FilmSet:
             pixels[i, :, at : at + 4, :] += 120
         else:
             pixels[i, :, :, at : at + 4] += 120
-    return FilmSet(pixels, targets)
+    return FilmSet(pixels_NCHW=pixels, rows_N=torch.arange(num), targets_N=targets)
 
 
-def _trainer(config: TrainingConfig = QUICK, num: int = 48) -> Trainer:
-    arguments = network_arguments(
-        NetworkConfig(widths=(8, 8, 16), depths=(1, 1), dropout=0.1), in_channels=1, num_classes=2
+def _trainer(
+    config: TrainingConfig = QUICK,
+    num: int = 48,
+    network: NetworkConfig = SMALL,
+    *,
+    validate: bool = True,
+) -> Trainer:
+    arguments = network_arguments(network, in_channels=1, num_classes=2)
+    films = TrainingFilms(
+        train=_bars(num, 0), validation=_bars(32, 1) if validate else None, num_classes=2
     )
-    network = build_network(arguments, torch.Generator().manual_seed(config.seed))
-    sets = _bars(num, 0), _bars(32, 1)
-    return Trainer(network, *sets, 2, config, AugmentConfig(), torch.float32)
+    return Trainer(
+        build_network(arguments, torch.Generator().manual_seed(config.seed)),
+        films,
+        config,
+        AugmentConfig(),
+        torch.float32,
+    )
 
 
 def _comparable(record: EpochRecord) -> dict[str, float]:
@@ -66,8 +82,10 @@ def test_kept_weights_are_those_of_the_best_epoch() -> None:
     records = list(trainer.epochs())
     best = max(records, key=lambda row: (row.validation_balanced_accuracy, -row.validation_loss))
     trainer.network.load_state_dict(trainer.best_state)
-    logits = predict_logits(trainer.network, trainer.validation.pixels_NCHW, trainer.normalisation)
-    loss = torch.nn.functional.cross_entropy(logits, trainer.validation.targets_N)
+    films = trainer.films.validation
+    assert films is not None
+    logits = predict_logits(trainer.network, films.batches(), trainer.normalisation)
+    loss = torch.nn.functional.cross_entropy(logits, films.targets_N)
     assert float(loss) == pytest.approx(best.validation_loss, rel=1e-5)
 
 
@@ -75,17 +93,110 @@ def test_kept_weights_are_those_of_the_best_epoch() -> None:
 def test_every_film_is_seen_once_an_epoch(num: int) -> None:
     trainer = _trainer(dataclasses.replace(QUICK, epochs=1), num=num)
     seen: list[torch.Tensor] = []
-    step = trainer._step
-    trainer._step = lambda rows: (seen.append(rows), step(rows))[1]  # type: ignore[method-assign]
+    batch = trainer._batch
+    trainer._batch = lambda rows: (seen.append(rows), batch(rows))[1]  # type: ignore[method-assign]
     list(trainer.epochs())
     assert sorted(torch.cat(seen).tolist()) == list(range(num))
     assert min(len(rows) for rows in seen) >= 2, "batch norm cannot train on one film"
 
 
-def test_infinite_loss_is_told_with_the_setting_to_change() -> None:
+@pytest.mark.parametrize("stop", [1, 5, 6, 7, 17])
+def test_a_training_that_goes_on_from_any_step_ends_as_an_unbroken_one(
+    stop: int, tmp_path: Path
+) -> None:
+    unbroken = _trainer()
+    expected = [_comparable(record) for record in unbroken.epochs()]
+    first, path = _trainer(), tmp_path / "state.pt"
+
+    def stop_at() -> None:
+        if first.step == stop:
+            torch.save(first.state(), path)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(first.epochs(stop_at))
+    second = _trainer()
+    second.restore(torch.load(path, weights_only=True))
+    assert second.step == stop
+    list(second.epochs())
+    assert [_comparable(record) for record in second.history] == expected
+    for name, value in unbroken.best_state.items():
+        assert torch.equal(second.best_state[name], value), name
+    for name, value in unbroken.network.state_dict().items():
+        assert torch.equal(second.network.state_dict()[name], value), name
+
+
+def test_without_validation_the_last_weights_are_kept() -> None:
+    trainer = _trainer(validate=False)
+    records = list(trainer.epochs())
+    assert trainer.best == records[-1]
+    assert math.isnan(records[-1].validation_loss)
+    for name, value in trainer.averaged.state_dict().items():
+        assert torch.equal(trainer.best_state[name], value)
+
+
+def _spoil(trainer: Trainer, steps: list[int]) -> None:
+    """Have the loss of the n-th batches walked through be infinite."""
+    batch, count = trainer._batch, itertools.count()
+
+    def spoilt(rows: torch.Tensor) -> Any:
+        x_NCHW, targets, weight = batch(rows)
+        return x_NCHW, targets, weight * (0 if next(count) in steps else 1)
+
+    trainer._batch = spoilt  # type: ignore[method-assign]
+
+
+def test_a_training_that_diverges_goes_back_once_and_on_at_a_tenth_of_the_rate(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     trainer = _trainer()
-    torch.nn.init.constant_(trainer.network.head.bias, math.inf)  # type: ignore[union-attr, arg-type]
-    with pytest.raises(DivergenceError, match=r"epoch 1 .*lower training.learning_rate"):
+    _spoil(trainer, [8])  # in the second of epochs of six steps
+    records = list(trainer.epochs())
+    assert [record.epoch for record in records] == [1, 2, 3, 4]
+    assert all(math.isfinite(record.train_loss) for record in records)
+    undisturbed = [record.learning_rate for record in _trainer().epochs()]
+    assert records[0].learning_rate == undisturbed[0]
+    assert [record.learning_rate for record in records[1:]] == pytest.approx(
+        [0.1 * rate for rate in undisturbed[1:]]
+    )
+    assert "going back to the end of epoch 1" in caplog.text
+
+
+def test_a_training_that_diverges_again_is_told_with_the_setting_to_change() -> None:
+    trainer = _trainer()
+    _spoil(trainer, [8, 14])
+    told = r"loss is inf in epoch 2, step 8 \(last losses: .*lower training.learning_rate"
+    with pytest.raises(DivergenceError, match=told):
+        list(trainer.epochs())
+
+
+def _fits(trainer: Trainer, num_films: int) -> None:
+    """Have the network run out of memory on more films than these."""
+
+    def refuse(_: torch.nn.Module, arguments: tuple[torch.Tensor]) -> None:
+        if trainer.network.training and len(arguments[0]) > num_films:
+            raise torch.OutOfMemoryError("no room")
+
+    trainer.network.register_forward_pre_hook(refuse)
+
+
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # No batch norm in this one, whose statistics would differ.
+    network = NetworkConfig(name="seed-convnet")
+    whole, parts = _trainer(network=network), _trainer(network=network)
+    _fits(parts, 3)
+    losses = [[record.train_loss for record in each.epochs()] for each in (whole, parts)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert parts.num_parts == 4
+    assert "go through it in 4 parts from step 0 on" in caplog.text
+
+
+def test_a_device_without_room_for_one_film_is_told() -> None:
+    trainer = _trainer()
+    _fits(trainer, 0)
+    with pytest.raises(OutOfMemory, match=r"with 1 films at once \(no room\); use a smaller"):
         list(trainer.epochs())
 
 
@@ -98,8 +209,8 @@ def test_balanced_accuracy_is_scikit_learns() -> None:
 
 
 def test_normalisation_gives_zero_mean_and_unit_variance() -> None:
-    pixels = _bars(16, 3).pixels_NCHW
-    normalised = Normalisation.of(pixels)(pixels.float() / 255)
+    films = _bars(16, 3)
+    normalised = Normalisation.of(films)(films.pixels_NCHW.float() / 255)
     assert abs(float(normalised.mean())) < 1e-4
     assert float(normalised.std()) == pytest.approx(1, abs=1e-3)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxr_model.checkpoint import ModelCard, load_model, save_model
 from cxr_model.config import NETWORKS, NetworkConfig
 from cxr_model.errors import DataError
+from cxr_model.model_files import ModelCard, load_model, save_model
 from cxr_model.network import build_network, network_arguments
 from cxr_model.run_folder import RunFolder
 

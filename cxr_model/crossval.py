@@ -1,0 +1,121 @@
+"""Cross-validation: one fold on files, and what all folds together say."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as students_t
+from sklearn.metrics import f1_score, recall_score
+
+from cxr_model.cache import FilmCache
+from cxr_model.config import RunConfig
+from cxr_model.folds import Fold
+from cxr_model.paired import compare_predictions
+from cxr_model.run_folder import RunFolder, write_json, write_table
+from cxr_model.splits import write_splits
+from cxr_model.stages import predict_films, train
+from cxr_model.trainer import EpochRecord
+
+
+def run_fold(
+    run: RunFolder,
+    fold: Fold,
+    splits: pd.DataFrame,
+    config: RunConfig,
+    cache: FilmCache,
+    on_epoch: Callable[[EpochRecord], None],
+) -> pd.DataFrame:
+    """Train on the fold's films, then predict its holdout, once; returns these predictions.
+
+    A fold that is done is not done again, one that was interrupted goes on from its
+    checkpoint: all it knows lies below ``run``.
+    """
+    write_splits(splits, run.splits)
+    if not run.metrics.exists():
+        summary = train(run, fold.name, config, cache, on_epoch)
+        predictions = predict_films(run, config, cache, splits[splits["split"] == "holdout"])
+        write_table(run.predictions, predictions)
+        history = pd.read_csv(run.history)
+        write_json(
+            run.metrics,
+            asdict(fold)
+            | {
+                "training_seconds": float(history["seconds"].sum()),
+                "films_per_second": summary.films_per_second,
+                "num_parameters": summary.num_parameters,
+                "device": summary.device,
+                "precision": summary.precision,
+                "num_train": int((splits["split"] == "train").sum()),
+                "num_holdout": len(predictions),
+            },
+        )
+    return pd.read_csv(run.predictions, keep_default_na=False)
+
+
+def fold_figures(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, balanced accuracy, macro F1 and each class's sensitivity on one fold's films."""
+    truth, predicted = predictions["label"], predictions["predicted"]
+    sensitivity = recall_score(truth, predicted, labels=classes, average=None)
+    return {
+        "accuracy": float((truth == predicted).mean()),
+        "balanced_accuracy": float(sensitivity.mean()),
+        "macro_f1": float(f1_score(truth, predicted, labels=classes, average="macro")),
+        "sensitivity": dict(zip(classes, sensitivity.tolist(), strict=True)),
+    }
+
+
+def summarise_protocol(
+    predictions: pd.DataFrame, records: list[dict[str, Any]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """The row of one protocol: means over folds and repeats with their intervals.
+
+    ``predictions`` are those of all folds (columns ``repeat`` and ``fold`` tell them apart),
+    ``records`` the folds' ``metrics.json``.
+    """
+    by_fold = [fold_figures(films, classes) for _, films in predictions.groupby(["repeat", "fold"])]
+    test_share = 1 / (len(by_fold) / predictions["repeat"].nunique())
+    row: dict[str, Any] = {
+        name: mean_over_folds([figures[name] for figures in by_fold], test_share)
+        for name in ("accuracy", "balanced_accuracy", "macro_f1")
+    }
+    row["sensitivity"] = {
+        name: mean_over_folds([figures["sensitivity"][name] for figures in by_fold], test_share)
+        for name in classes
+    }
+    return row | {
+        "num_parameters": records[0]["num_parameters"],
+        "training_seconds": sum(record["training_seconds"] for record in records),
+        "films_per_second": float(np.median([record["films_per_second"] for record in records])),
+        "device": records[0]["device"],
+        "precision": records[0]["precision"],
+    }
+
+
+def mean_over_folds(values: Sequence[float], test_share: float) -> dict[str, Any]:
+    """Mean with a 95 % interval from the corrected resampled t-test.
+
+    Nadeau & Bengio 2003, doi:10.1023/A:1024068626366: the trainings of several folds share
+    films, so the plain variance of their mean is too small; ``test_share / (1 - test_share)``
+    is added to ``1 / len(values)``.
+    """
+    count = len(values)
+    mean = float(np.mean(values))
+    scale = math.sqrt(1 / count + test_share / (1 - test_share))
+    half = float(students_t.ppf(0.975, count - 1) * scale * np.std(values, ddof=1))
+    return {
+        "mean": mean,
+        "ci_low": max(0.0, mean - half),
+        "ci_high": min(1.0, mean + half),
+        "by_fold": list(values),
+    }
+
+
+def leakage_estimate(
+    naive: pd.DataFrame, grouped: pd.DataFrame, classes: list[str], *, draws: int, seed: int
+) -> dict[str, Any]:
+    """Naive minus grouped, on the same films of the first repeat: what the protocol adds."""
+    first, second = (table[table["repeat"] == 1] for table in (naive, grouped))
+    return compare_predictions(first, second, classes, draws=draws, seed=seed)

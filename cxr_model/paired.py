@@ -1,0 +1,66 @@
+"""Two classifiers on the same films: is one better, or was it luck?"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr_model.errors import DataError
+from cxr_model.metrics import bootstrap_weights, estimate_from_draws, weighted_figures
+
+_COMPARED = ("accuracy", "balanced_accuracy", "macro_f1")
+
+
+def compare_predictions(
+    first: pd.DataFrame, second: pd.DataFrame, classes: list[str], *, draws: int, seed: int
+) -> dict[str, Any]:
+    """Paired bootstrap over groups and McNemar's test, first minus second.
+
+    Both tables have ``path``, ``label``, ``group``, ``predicted`` and a probability column a
+    class, a row a film, of the same films; ``group`` is the first one's. Raises ``DataError``
+    when they are not.
+    """
+    first, second = (table.sort_values("path").reset_index(drop=True) for table in (first, second))
+    if not first[["path", "label"]].equals(second[["path", "label"]]):
+        raise DataError(
+            f"{len(first)} and {len(second)} predictions: not of the same films and labels; "
+            "compare runs on one data set"
+        )
+    truth_N = np.array([classes.index(label) for label in first["label"]])
+    weights = list(bootstrap_weights(first["group"].to_numpy(), draws, np.random.default_rng(seed)))
+    all_films = np.ones((len(first), 1))
+    points, drawn = [], []
+    for table in (first, second):
+        scores_NC = table[[f"probability_{name}" for name in classes]].to_numpy(np.float64)
+        points.append(weighted_figures(truth_N, scores_NC, all_films))
+        chunks = [weighted_figures(truth_N, scores_NC, weights_NB) for weights_NB in weights]
+        drawn.append(
+            {name: np.concatenate([chunk[name] for chunk in chunks]) for name in _COMPARED}
+        )
+    hits = [(table["predicted"] == table["label"]).to_numpy() for table in (first, second)]
+    return {
+        "n": len(first),
+        "num_groups": int(first["group"].nunique()),
+        **{
+            name: estimate_from_draws(
+                float((points[0][name] - points[1][name])[0]),
+                drawn[0][name] - drawn[1][name],
+                len(first),
+            )
+            for name in _COMPARED
+        },
+        "mcnemar": mcnemar(int((hits[0] & ~hits[1]).sum()), int((~hits[0] & hits[1]).sum())),
+    }
+
+
+def mcnemar(only_first: int, only_second: int) -> dict[str, float | int]:
+    """McNemar's exact test (1947) on the films that one alone gets right; two-sided.
+
+    It takes films for independent; where a patient has several, the bootstrap is to be
+    believed instead.
+    """
+    from scipy.stats import binomtest
+
+    disagreeing = only_first + only_second
+    p_value = float(binomtest(only_first, disagreeing).pvalue) if disagreeing else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p_value": p_value}

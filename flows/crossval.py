@@ -1,0 +1,79 @@
+"""Cross-validation: the same films dealt out singly and by patient, every fold a task run."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from prefect import flow, runtime
+from prefect.futures import wait
+
+from cxr_model.config import RunConfig
+from cxr_model.device import resolve_device
+from cxr_model.folds import CrossvalConfig, Fold, plan_folds
+from cxr_model.run_folder import write_json
+from flows.run_id import new_run_id
+from flows.settings import Settings
+from flows.start import set_up_logging, start_run
+from flows.task_runner import fold_runner
+from tasks.crossval import train_fold, write_crossval_report
+from tasks.ingest import ingest
+from tasks.manifest import check_run_id
+from tasks.prepare import build_image_cache, check_folds, index_films
+from tasks.publish import check_store, publish
+from tasks.report import show_link
+
+
+def _flow_run_name() -> str:
+    return f"crossval-{runtime.flow_run.parameters['run_id'] or runtime.flow_run.id}"
+
+
+@flow(name="folds", validate_parameters=False)
+def train_folds(
+    root: Path,
+    folds: list[Fold],
+    config: RunConfig,
+    crossval: CrossvalConfig,
+    cache_folder: Path,
+    num_threads: int | None,
+) -> None:
+    """Every fold a task run, on the task runner that this flow is given."""
+    futures = [
+        train_fold.submit(root, fold, config, crossval, cache_folder, num_threads) for fold in folds
+    ]
+    wait(futures)
+    for future in futures:
+        future.result()
+
+
+@flow(name="crossval", flow_run_name=_flow_run_name)
+def crossval(
+    config: RunConfig = RunConfig(),  # noqa: B008 (frozen)
+    crossval: CrossvalConfig = CrossvalConfig(),  # noqa: B008 (frozen)
+    run_id: str = "",
+    resume: bool = False,
+) -> str:
+    """Ingest, index, cache, train every fold, compare the protocols, publish; returns the id.
+
+    With ``resume`` folds that are done stay done, and one that was interrupted goes on from
+    its checkpoint.
+    """
+    set_up_logging()
+    run_id = run_id or new_run_id(config)
+    check_run_id(run_id)
+    settings = Settings.from_environment()
+    device = resolve_device(config.training.device)
+    folds = plan_folds(crossval)
+    runner = fold_runner(settings.task_runner, len(folds), on_gpu=device.type == "cuda")
+    check_store(settings.store, run_id)
+    run = start_run(settings.runs_dir / run_id, config, keep=("folds",) if resume else ())
+    write_json(run.root / "crossval-config.json", asdict(crossval))
+    films = ingest(config, settings.data_dir, settings.store)
+    index_films(run.root, config, films.root)
+    check_folds(run.root, crossval)
+    cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
+    train_folds.with_options(task_runner=runner.runner)(
+        run.root, folds, config, crossval, cache, runner.num_threads
+    )
+    headline = write_crossval_report(run.root, run_id, config, crossval, films.source)
+    report_url = publish(settings.store, run.root, run_id, headline)
+    show_link(run_id, report_url)
+    return run_id

@@ -1,0 +1,56 @@
+"""Who trains a cross-validation's folds: processes or threads here, Dask or Ray anywhere."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from cxr_model.errors import ConfigError
+
+_REMEDY = "use processes[:N], threads[:N], dask[:ADDRESS] or ray[:ADDRESS]"
+
+
+@dataclass(frozen=True)
+class FoldRunner:
+    runner: TaskRunner[Any]
+    num_threads: int | None
+    """Of torch in each fold, where folds share this machine's cores."""
+
+
+def fold_runner(text: str, num_folds: int, *, on_gpu: bool) -> FoldRunner:
+    """The runner that ``CXR_TASK_RUNNER`` names.
+
+    Without a number there are as many folds at a time as cores, each on one thread: small
+    networks gain little from a second. A GPU trains one at a time. Raises ``ConfigError``
+    for a name that is none, or whose package is not installed.
+    """
+    kind, _, detail = text.partition(":")
+    if kind in ("processes", "threads"):
+        cores = os.cpu_count() or 1
+        at_once = _number(text, detail) if detail else 1 if on_gpu else min(cores, num_folds)
+        num_threads = max(1, cores // at_once)
+        if kind == "threads":
+            return FoldRunner(ThreadPoolTaskRunner(max_workers=at_once), num_threads)
+        return FoldRunner(ProcessPoolTaskRunner(max_workers=at_once), num_threads)
+    try:
+        if kind == "dask":
+            from prefect_dask.task_runners import DaskTaskRunner
+
+            return FoldRunner(DaskTaskRunner(address=detail or None), None)
+        if kind == "ray":
+            from prefect_ray.task_runners import RayTaskRunner
+
+            return FoldRunner(RayTaskRunner(address=detail or None), None)
+    except ImportError as error:
+        raise ConfigError(
+            f"CXR_TASK_RUNNER={text!r}: {error.name} is not installed; "
+            f"pip install 'cxresnet[{kind}]'"
+        ) from error
+    raise ConfigError(f"CXR_TASK_RUNNER={text!r}: {_REMEDY}")
+
+
+def _number(text: str, detail: str) -> int:
+    if not detail.isdecimal() or int(detail) < 1:
+        raise ConfigError(f"CXR_TASK_RUNNER={text!r}: {_REMEDY}, N from 1 up")
+    return int(detail)

@@ -1,0 +1,65 @@
+"""Prefect tasks of the cross-validation; the work is `cxr_model.crossval`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from cxr_model.cache import FilmCache
+from cxr_model.config import RunConfig
+from cxr_model.crossval import run_fold
+from cxr_model.crossval_report import crossval_headline, summary_markdown, write_crossval
+from cxr_model.folds import CrossvalConfig, Fold, fold_splits
+from cxr_model.index import read_index
+from cxr_model.run_folder import RunFolder
+from cxr_model.trainer import EpochRecord
+
+
+@task(cache_policy=NO_CACHE, task_run_name="fold-{fold.name}")
+def train_fold(
+    root: Path,
+    fold: Fold,
+    config: RunConfig,
+    crossval: CrossvalConfig,
+    cache_folder: Path,
+    num_threads: int | None,
+) -> None:
+    """Deal the films out, train on a fold's and predict its holdout, below ``root``.
+
+    What is done is kept: a second call goes on where the first was stopped. ``num_threads``
+    is for folds that share a machine's cores.
+    """
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    logger = get_run_logger()
+    index = read_index(RunFolder(root).index)
+    splits = fold_splits(index, fold, crossval)
+    seed = config.training.seed + fold.repeat - 1
+    fold_config = replace(config, training=replace(config.training, seed=seed))
+
+    def tell(record: EpochRecord) -> None:
+        logger.info(
+            "epoch %d/%d  loss %.3f  %.0f films/s  %.0f s",
+            record.epoch,
+            config.training.epochs,
+            record.train_loss,
+            record.films_per_second,
+            record.seconds,
+        )
+
+    run = RunFolder(root / "folds" / fold.name)
+    run_fold(run, fold, splits, fold_config, FilmCache.open(cache_folder), tell)
+
+
+@task(cache_policy=NO_CACHE)
+def write_crossval_report(
+    root: Path, run_id: str, config: RunConfig, crossval: CrossvalConfig, source: str
+) -> dict[str, Any]:
+    """Join the folds to tables, figures and a page; returns the headline for lists of runs."""
+    record = write_crossval(RunFolder(root), run_id, config, crossval, source=source)
+    create_markdown_artifact(summary_markdown(record), key="crossval")
+    return crossval_headline(record)
