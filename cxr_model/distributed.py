@@ -29,6 +29,10 @@ class Processes:
         return cls(rank=dist.get_rank(), count=dist.get_world_size())
 
     @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
     def share(self) -> slice:
         """The rows of a batch that are this process's: every ``count``-th."""
         return slice(self.rank, None, self.count)

@@ -38,3 +38,7 @@ class DivergenceError(CxrError):
 
 class OutOfMemory(CxrError):
     """The training device cannot hold even one film's pass through the network."""
+
+
+class DeviceError(CxrError):
+    """Devices or processes of a training that fail together."""

@@ -7,14 +7,29 @@ from typing import Literal, cast
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from cxr_model.cache import decode_film
 from cxr_model.films import films_to_tensor, predict_logits
+from cxr_model.labels import IMAGE_SUFFIXES
 from cxr_model.model_files import ModelCard
 from cxr_model.network import Network
 
 _CHUNK = 256
 _BATCH = 64
+
+
+def decode_folder(folder: Path | None, card: ModelCard, most: int = 64) -> NDArray[np.uint8]:
+    """Up to ``most`` films below ``folder`` as the network takes them; one grey film without."""
+    color = cast(Literal["grey", "rgb"], card.color)
+    found = folder.rglob("*") if folder else ()
+    paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+    step = max(1, len(paths) // most)  # from all parts of the folder
+    if paths:
+        films = [decode_film(path, card.size_px, color) for path in paths[::step][:most]]
+        return np.stack(films)
+    shape = (1, card.size_px, card.size_px) + ((3,) if color == "rgb" else ())
+    return np.full(shape, 128, dtype=np.uint8)
 
 
 def predict_files(paths: Sequence[Path], network: Network, card: ModelCard) -> pd.DataFrame:

@@ -98,7 +98,8 @@ def train(
         num_parameters=num_parameters(network),
         layers=layers,
     )
-    save_model(run, trainer.best_state, card)
+    if trainer.processes.is_first:
+        save_model(run, trainer.best_state, card)
     assert trainer.best is not None  # at least one epoch has run
     return TrainSummary(
         epochs=config.training.epochs,
@@ -132,7 +133,11 @@ def _train_on(
             checkpoints.save(trainer.state(), trainer.step)
             saved_at = time.monotonic()
 
-    for record in trainer.epochs(save_within_epoch):
+    # Of several processes the first one writes; within epochs each knows its own losses only.
+    alone = trainer.processes.count == 1
+    for record in trainer.epochs(save_within_epoch if alone else lambda: None):
+        if not trainer.processes.is_first:
+            continue
         write_table(run.history, pd.DataFrame([asdict(row) for row in trainer.history]))
         path = checkpoints.save(trainer.state(), trainer.step)
         saved_at = time.monotonic()

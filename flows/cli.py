@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, CxrError
-from cxr_model.run_folder import read_json
+from cxr_model.run_folder import RunFolder, read_json
 from flows.settings import Settings
 
 if TYPE_CHECKING:
@@ -234,15 +234,8 @@ def predict(
     from cxr_model.device import resolve_device
     from cxr_model.model_files import load_model
     from cxr_model.predict import predict_files
-    from cxr_model.run_folder import RunFolder
-    from tasks.run_store import fetch_run
 
-    settings = Settings.from_environment()
-    with _open_store(settings) as store:
-        folder = fetch_run(
-            store, run, settings.fetched_dir, ["model/model.safetensors", "model/model.json"]
-        )
-    network, card = load_model(RunFolder(folder), resolve_device("auto"))
+    network, card = load_model(_fetch_model(run), resolve_device("auto"))
     table = predict_files(files, network, card)
     if as_json:
         print(json.dumps({"run_id": card.run_id, "films": table.to_dict("records")}, indent=2))
@@ -253,6 +246,45 @@ def predict(
         for row in table.itertuples(index=False):
             shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
         out.print(shown)
+
+
+@app.command(epilog="Example: cxr export latest --format onnx --films ../films/normal")
+def export(
+    run: RunName,
+    format_: Annotated[
+        str, typer.Option("--format", help="onnx, torchscript or safetensors.")
+    ] = "onnx",
+    to: Annotated[Path | None, typer.Option(help="File to write; default: RUN.<suffix>.")] = None,
+    films: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of films to compare the answers on, beside noise.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's network for other programs, and compare its answers with PyTorch's."""
+    from cxr_model.export import FORMATS, SUFFIXES, export_model
+    from cxr_model.model_files import ModelCard
+    from cxr_model.predict import decode_folder
+
+    if format_ not in FORMATS:
+        raise ConfigError(f"--format {format_!r}: use one of {', '.join(FORMATS)}")
+    model = _fetch_model(run)
+    card = ModelCard.read(model.model_card)
+    path = to or Path(card.run_id).with_suffix(SUFFIXES[format_])
+    compared = decode_folder(films, card)
+    difference = export_model(model, format_, path, compared)
+    if as_json:
+        told = {"path": str(path), "num_films": len(compared), "max_difference": difference}
+        print(json.dumps(told))
+    else:
+        out.print(
+            f"{path}: differs from PyTorch by {difference:.1e} at most in a probability, on "
+            f"{len(compared)} films and as many of noise"
+        )
 
 
 @app.command(epilog="Example: cxr doctor")
@@ -299,6 +331,15 @@ def _open_store(settings: Settings | None = None) -> Iterator["ObjectStore"]:
         yield store
 
 
+def _fetch_model(run: str) -> RunFolder:
+    from tasks.run_store import fetch_run
+
+    settings = Settings.from_environment()
+    keys = ["model/model.safetensors", "model/model.json"]
+    with _open_store(settings) as store:
+        return RunFolder(fetch_run(store, run, settings.fetched_dir, keys))
+
+
 def _refuse_beside_resume(*others: object) -> None:
     if any(others):
         raise ConfigError(
@@ -308,7 +349,6 @@ def _refuse_beside_resume(*others: object) -> None:
 
 
 def _settings_of(run_id: str, settings: Settings) -> RunConfig:
-    from cxr_model.run_folder import RunFolder
     from flows.configuration import config_from_values
     from tasks.checkpoint_store import read_run_settings
     from tasks.manifest import check_run_id

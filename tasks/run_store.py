@@ -73,14 +73,16 @@ def list_runs(store: ObjectStore) -> list[Manifest]:
     return sorted(found, key=lambda run: (run.created, run.run_id), reverse=True)
 
 
-def read_manifest(store: ObjectStore, run_id: str) -> Manifest:
-    """The run's manifest, or the newest one's for ``latest``."""
+def read_manifest(store: ObjectStore, run_id: str, keys: Collection[str] = ()) -> Manifest:
+    """The run's manifest; for ``latest`` that of the newest run that has ``keys``."""
     if run_id != LATEST:
         check_run_id(run_id)
         manifest = _find_manifest(store, run_id)
         if manifest:
             return manifest
     runs = list_runs(store)
+    if run_id == LATEST:
+        runs = [run for run in runs if set(keys) <= {record.key for record in run.objects}]
     if not runs:
         raise StorageError(f"{store.location.uri()}: no run is published; begin with 'cxr train'")
     if run_id == LATEST:
@@ -99,7 +101,7 @@ def fetch_run(
     ``run_id`` may be ``latest``. Each object is checked against the manifest; a file that is
     there with the right bytes is kept.
     """
-    manifest = read_manifest(store, run_id)
+    manifest = read_manifest(store, run_id, keys or ())
     target = folder / manifest.run_id
     names = [record.key for record in manifest.objects] if keys is None else keys
 

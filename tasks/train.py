@@ -8,11 +8,11 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from torch.utils.tensorboard import SummaryWriter
 
-from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.errors import StorageError
+from cxr_model.launch import train_on_devices
 from cxr_model.run_folder import RunFolder
-from cxr_model.stages import TrainSummary, train
+from cxr_model.stages import TrainSummary
 from cxr_model.trainer import EpochRecord
 from tasks.checkpoint_store import put_checkpoint
 from tasks.progress import ProgressBar
@@ -75,11 +75,11 @@ def train_network(
     """
     run = RunFolder(run_root)
     with SummaryWriter(run.tensorboard) as board:
-        return train(
+        return train_on_devices(
             run,
             run_id,
             config,
-            FilmCache.open(cache_folder),
+            cache_folder,
             _reporter(config.training.epochs, board),
             _copier(checkpoint_location, run, run_id),
         )

@@ -1,0 +1,138 @@
+"""Training on one device or on several, one process a device, under torchrun.
+
+Also a program of its own: on a machine without Prefect
+
+    torchrun --standalone --nproc-per-node 2 -m cxr_model.launch RUN_FOLDER CACHE_FOLDER
+
+trains the run whose ``config.json`` and ``data/splits.csv`` lie in RUN_FOLDER.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.distributed as dist
+
+from cxr_model.cache import FilmCache
+from cxr_model.config import RunConfig
+from cxr_model.config_json import read_config
+from cxr_model.errors import CxrError, DeviceError
+from cxr_model.run_folder import RunFolder, read_json, write_json
+from cxr_model.stages import TrainSummary, train
+from cxr_model.trainer import EpochRecord
+
+_POLL_S = 0.5
+
+
+def train_on_devices(
+    run: RunFolder,
+    run_id: str,
+    config: RunConfig,
+    cache_folder: Path,
+    on_epoch: Callable[[EpochRecord], None],
+    on_checkpoint: Callable[[Path], None],
+) -> TrainSummary:
+    """`stages.train`, here or, for more than one device, in processes of torchrun's.
+
+    Raises the ``CxrError`` that ended the processes, or ``DeviceError`` with the place of
+    their output.
+    """
+    if config.training.num_devices == 1:
+        cache = FilmCache.open(cache_folder)
+        return train(run, run_id, config, cache, on_epoch, on_checkpoint)
+    summary, log = run.root / ".training.json", run.root / ".training.log"
+    summary.unlink(missing_ok=True)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(config.training.num_devices)),
+        *("-m", "cxr_model.launch", str(run.root), str(cache_folder), "--run-id", run_id),
+    ]
+    followed = _Followed(run, on_epoch, on_checkpoint)
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=output) as process,
+    ):
+        try:
+            while process.poll() is None:
+                followed.look()
+                time.sleep(_POLL_S)
+        finally:
+            process.terminate()
+    followed.look()
+    if process.returncode:
+        raise _failure(log)
+    return TrainSummary(**read_json(summary))
+
+
+class _Followed:
+    """Tells of epochs and checkpoints that other processes write."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        on_epoch: Callable[[EpochRecord], None],
+        on_checkpoint: Callable[[Path], None],
+    ) -> None:
+        self.run, self.on_epoch, self.on_checkpoint = run, on_epoch, on_checkpoint
+        self.num_told = len(self._history())
+
+    def _history(self) -> pd.DataFrame:
+        return pd.read_csv(self.run.history) if self.run.history.exists() else pd.DataFrame()
+
+    def look(self) -> None:
+        history = self._history()
+        for row in history.iloc[self.num_told :].to_dict("records"):
+            self.on_epoch(EpochRecord(**{str(name): value for name, value in row.items()}))
+        if len(history) > self.num_told:
+            self.num_told = len(history)
+            newest = max(self.run.checkpoints.glob("*.pt"), default=None)
+            if newest is not None:
+                self.on_checkpoint(newest)
+
+
+def _failure(log: Path) -> CxrError:
+    lines = log.read_text(errors="replace").splitlines()
+    told = [line for line in lines if line.startswith("error: ")]
+    if told:
+        return CxrError(told[0].removeprefix("error: "))
+    last = next((line for line in reversed(lines) if line.strip()), "no output")
+    return DeviceError(f"training on several devices ended with: {last}; see {log}")
+
+
+def main() -> None:
+    """One of torchrun's processes."""
+    parser = argparse.ArgumentParser(prog="cxr_model.launch")
+    parser.add_argument("run", type=Path, help="folder with config.json and data/splits.csv")
+    parser.add_argument("cache", type=Path, help="folder of the decoded films")
+    parser.add_argument("--run-id", default="run")
+    arguments = parser.parse_args()
+    run = RunFolder(arguments.run)
+    try:
+        config = read_config(run.config)
+        on_gpu = config.training.device != "cpu" and torch.cuda.is_available()
+        if on_gpu:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            config = replace(config, training=replace(config.training, device=device))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+        try:
+            cache = FilmCache.open(arguments.cache)
+            summary = train(run, arguments.run_id, config, cache, lambda _: None)
+            if dist.get_rank() == 0:
+                write_json(run.root / ".training.json", asdict(summary))
+        finally:
+            dist.destroy_process_group()
+    except CxrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

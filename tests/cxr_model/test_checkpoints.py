@@ -1,0 +1,150 @@
+"""A training that is killed goes on to the same weights."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from cxr_model.cache import FilmCache, build_cache
+from cxr_model.checkpoints import Checkpoints
+from cxr_model.config import PhantomConfig, RunConfig, TrainingConfig
+from cxr_model.errors import ConfigError
+from cxr_model.index import build_index, write_index
+from cxr_model.phantom import write_phantoms
+from cxr_model.presets import smoke
+from cxr_model.run_folder import RunFolder, sha256_file
+from cxr_model.splits import assign_splits, write_splits
+from cxr_model.stages import train
+
+CPU = torch.device("cpu")
+
+
+def state(number: int) -> dict[str, object]:
+    return {"epoch": number, "weights": torch.full((3,), float(number)), "history": [{"a": 1.5}]}
+
+
+def test_the_newest_state_comes_back_and_two_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "kept", "id")
+    assert checkpoints.latest(CPU) is None
+    for number in (1, 2, 10):
+        checkpoints.save(state(number), number)
+    found = checkpoints.latest(CPU)
+    assert found is not None
+    assert found["epoch"] == 10
+    assert torch.equal(found["weights"], torch.full((3,), 10.0))
+    assert [path.name for path in checkpoints.files()] == ["step-00000010.pt", "step-00000002.pt"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half a zip file", b"\x00" * 4096])
+def test_a_damaged_state_is_told_and_the_one_before_is_taken(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, "id")
+    checkpoints.save(state(1), 1)
+    checkpoints.save(state(2), 2).write_bytes(damage)
+    found = checkpoints.latest(CPU)
+    assert found is not None
+    assert found["epoch"] == 1
+    assert "step-00000002.pt: cannot be read" in caplog.text
+
+
+def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "these").save(state(1), 1)
+    with pytest.raises(ConfigError, match="is of other settings, films or another version"):
+        Checkpoints(tmp_path, "those").latest(CPU)
+
+
+CONFIG = replace(
+    smoke(),
+    data=replace(smoke().data, size_px=64),
+    explain=replace(smoke().explain, occlusion_window_px=32, occlusion_stride_px=16),
+    training=TrainingConfig(epochs=3, batch_size=4, checkpoint_minutes=1e-9, precision="float32"),
+)
+
+# What is killed: the same steps as here, in a process of its own, slowed so that it can be.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[3])
+from test_checkpoints import CONFIG
+from cxr_model.cache import FilmCache
+from cxr_model.checkpoints import Checkpoints
+from cxr_model.run_folder import RunFolder
+from cxr_model.stages import train
+save = Checkpoints.save
+Checkpoints.save = lambda *arguments: (time.sleep(0.05), save(*arguments))[1]
+train(RunFolder(Path(sys.argv[1])), "r", CONFIG, FilmCache.open(Path(sys.argv[2])), lambda _: None)
+"""
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+    """The index of 40 phantoms and their cache's folder."""
+    root = tmp_path_factory.mktemp("films") / "phantoms"
+    write_phantoms(root, PhantomConfig(num_films=40))
+    index = build_index(root, CONFIG.data, CONFIG.labels)
+    report = build_cache(root, index, tmp_path_factory.mktemp("cache"), size_px=64, color="grey")
+    return index, report.folder
+
+
+def started_run(root: Path, index: pd.DataFrame, config: RunConfig = CONFIG) -> RunFolder:
+    run = RunFolder(root)
+    write_index(index, run.index)
+    write_splits(assign_splits(index, config.split), run.splits)
+    return run
+
+
+def comparable(run: RunFolder) -> pd.DataFrame:
+    return pd.read_csv(run.history).drop(columns=["seconds", "films_per_second"])
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    films: tuple[pd.DataFrame, Path], tmp_path_factory: pytest.TempPathFactory
+) -> RunFolder:
+    run = started_run(tmp_path_factory.mktemp("unbroken"), films[0])
+    train(run, "r", CONFIG, FilmCache.open(films[1]), lambda _: None)
+    return run
+
+
+@pytest.mark.parametrize("killed_at", [2, 6, 9])
+def test_a_training_killed_at_any_moment_ends_with_the_same_weights(
+    films: tuple[pd.DataFrame, Path], unbroken: RunFolder, tmp_path: Path, killed_at: int
+) -> None:
+    run = started_run(tmp_path / "killed", films[0])
+    command = [sys.executable, "-c", PROGRAM, run.root, films[1], Path(__file__).parent]
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 60
+        while not (run.checkpoints / f"step-{killed_at:08d}.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert not run.weights.exists()
+    train(run, "r", CONFIG, FilmCache.open(films[1]), lambda _: None)
+    assert sha256_file(run.weights) == sha256_file(unbroken.weights)
+    pd.testing.assert_frame_equal(comparable(run), comparable(unbroken), check_exact=True)
+
+
+def test_a_finished_training_is_not_done_again(
+    films: tuple[pd.DataFrame, Path], unbroken: RunFolder
+) -> None:
+    told: list[object] = []
+    train(unbroken, "r", CONFIG, FilmCache.open(films[1]), told.append)
+    assert told == []
+
+
+def test_other_settings_do_not_go_on_from_a_checkpoint(
+    films: tuple[pd.DataFrame, Path], unbroken: RunFolder
+) -> None:
+    other = replace(CONFIG, training=replace(CONFIG.training, learning_rate=0.01))
+    with pytest.raises(ConfigError, match="is of other settings"):
+        train(unbroken, "r", other, FilmCache.open(films[1]), lambda _: None)

@@ -1,0 +1,113 @@
+"""Folds on files: each film predicted once, nothing trained twice, intervals that hold."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from cxr_model.cache import FilmCache, build_cache
+from cxr_model.config import PhantomConfig, RunConfig
+from cxr_model.crossval import mean_over_folds, run_fold
+from cxr_model.crossval_report import crossval_headline, summary_markdown, write_crossval
+from cxr_model.folds import CrossvalConfig, fold_splits, plan_folds
+from cxr_model.index import build_index, write_index
+from cxr_model.phantom import write_phantoms
+from cxr_model.presets import smoke
+from cxr_model.run_folder import RunFolder, read_json, sha256_file
+from cxr_model.trainer import EpochRecord
+
+PLAN = CrossvalConfig(num_folds=2)
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    preset = smoke()
+    return replace(
+        preset,
+        data=replace(preset.data, size_px=64),
+        training=replace(preset.training, epochs=1),
+        evaluate=replace(preset.evaluate, bootstrap_draws=100),
+        explain=replace(preset.explain, occlusion_window_px=32, occlusion_stride_px=16),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    root = tmp_path_factory.mktemp("films") / "phantoms"
+    write_phantoms(root, PhantomConfig(num_films=30, films_per_patient=2))
+    run = RunFolder(tmp_path_factory.mktemp("run"))
+    index = build_index(root, config.data, config.labels)
+    write_index(index, run.index)
+    report = build_cache(root, index, tmp_path_factory.mktemp("cache"), size_px=64, color="grey")
+    cache = FilmCache.open(report.folder)
+    for fold in plan_folds(PLAN):
+        told: list[EpochRecord] = []
+        folder = RunFolder(run.root / "folds" / fold.name)
+        for _ in range(2):  # the second time there is nothing to do
+            run_fold(folder, fold, fold_splits(index, fold, PLAN), config, cache, told.append)
+        assert [record.epoch for record in told] == [1]
+    write_crossval(run, "cv", config, PLAN, source="phantom:30")
+    return run
+
+
+def test_each_film_is_predicted_once_a_protocol(run: RunFolder) -> None:
+    for protocol in PLAN.protocols:
+        table = pd.read_csv(run.root / f"predictions-{protocol}.csv")
+        assert len(table) == table["path"].nunique() == 30
+        assert table.groupby("fold").size().between(10, 20).all()
+        scores = table[["probability_normal", "probability_pneumonia", "probability_covid"]]
+        np.testing.assert_allclose(scores.sum(axis=1), 1)
+
+
+def test_the_record_agrees_with_the_predictions(run: RunFolder) -> None:
+    record = read_json(run.root / "crossval.json")
+    for row in record["rows"]:
+        table = pd.read_csv(run.root / f"predictions-{row['protocol']}.csv")
+        hits = table["label"] == table["predicted"]
+        assert row["accuracy"]["by_fold"] == pytest.approx(hits.groupby(table["fold"]).mean())
+        assert row["accuracy"]["mean"] == pytest.approx(np.mean(row["accuracy"]["by_fold"]))
+        assert row["num_parameters"] > 0
+    tables = [pd.read_csv(run.root / f"predictions-{name}.csv") for name in PLAN.protocols]
+    naive, grouped = ((table["label"] == table["predicted"]).mean() for table in tables)
+    assert record["leakage_estimate"]["accuracy"]["value"] == pytest.approx(naive - grouped)
+    assert record["rows"][1]["protocol"] == crossval_headline(record)["network"].split()[-1]
+
+
+def test_page_and_summary_show_both_protocols_and_the_difference(run: RunFolder) -> None:
+    page = run.report.read_text()
+    summary = summary_markdown(read_json(run.root / "crossval.json"))
+    for text in (page, summary):
+        assert "naive" in text
+        assert "grouped" in text
+        assert "eakage estimate" in text
+    assert "Not a medical device" in page
+    assert "://" not in page.replace("http://www.w3.org", "")
+
+
+def test_folds_are_trained_on_different_films(run: RunFolder) -> None:
+    folders = [run.root / "folds" / fold.name for fold in plan_folds(PLAN)]
+    assert sorted(folders) == sorted((run.root / "folds").iterdir())
+    assert len({sha256_file(RunFolder(folder).weights) for folder in folders}) == len(folders)
+
+
+def test_intervals_of_equal_folds_are_narrow_and_centred() -> None:
+    figure = mean_over_folds([0.8, 0.9], test_share=0.5)
+    assert figure["mean"] == pytest.approx(0.85)
+    assert figure["ci_low"] < 0.8
+    assert mean_over_folds([0.8, 0.8, 0.8], 1 / 3)["ci_low"] == pytest.approx(0.8)
+
+
+def test_without_shared_films_the_interval_is_students() -> None:
+    values = [0.81, 0.86, 0.84, 0.9]
+    expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    figure = mean_over_folds(values, test_share=0.0)
+    assert (figure["ci_low"], figure["ci_high"]) == pytest.approx(expected)
+
+
+def test_pages_of_a_single_protocol_claim_no_leakage(run: RunFolder, config: RunConfig) -> None:
+    alone = replace(PLAN, protocols=("grouped",))
+    record = write_crossval(run, "cv", config, alone, source="phantom:30")
+    assert record["leakage_estimate"] is None
+    assert "Leakage estimate" not in run.report.read_text()

@@ -1,0 +1,99 @@
+import hashlib
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from cxr_model.errors import ConfigError, DataError
+from cxr_model.folds import PROTOCOLS, CrossvalConfig, Fold, assign_folds, fold_splits, plan_folds
+from cxr_model.splits import check_disjoint
+
+
+def make_index(num_patients: int = 40, films_each: int = 3) -> pd.DataFrame:
+    """Films of numbered patients in three classes; patients 0 and 3 share a film."""
+    rows = []
+    for patient in range(num_patients):
+        for film in range(films_each):
+            number = patient * films_each + film
+            digest = 0 if number == 3 * films_each else number
+            rows.append(
+                {
+                    "path": f"{patient:08d}_{film:03d}.png",
+                    "sha256": hashlib.sha256(str(digest).encode()).hexdigest(),
+                    "label": ("normal", "pneumonia", "covid")[patient % 3],
+                    "patient": f"{patient:08d}",
+                    "error": "",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_film_is_held_out_by_one_fold_whose_classes_are_even(protocol: str) -> None:
+    crossval = CrossvalConfig(num_folds=4)
+    index = make_index()
+    tables = [
+        fold_splits(index, Fold(protocol=protocol, repeat=1, number=n), crossval)  # type: ignore[arg-type]
+        for n in range(1, 5)
+    ]
+    held_out = pd.concat(table[table["split"] == "holdout"] for table in tables)
+    assert sorted(held_out["path"]) == sorted(index["path"])
+    for table in tables:
+        shares = table[table["split"] == "holdout"]["label"].value_counts() / 30
+        assert shares.between(0.15, 0.55).all(), shares
+        assert set(table["split"]) == {"train", "holdout"}
+
+
+def test_no_group_is_on_both_sides_of_a_grouped_fold() -> None:
+    crossval = CrossvalConfig(num_folds=5, validation_fraction=0.25)
+    for fold in plan_folds(replace(crossval, protocols=("grouped",))):
+        splits = fold_splits(make_index(), fold, crossval)
+        check_disjoint(splits)
+        assert set(splits["split"]) == {"train", "validation", "holdout"}
+
+
+def test_naive_folds_part_the_films_of_a_patient() -> None:
+    splits = fold_splits(make_index(), Fold(protocol="naive", repeat=1, number=1), CrossvalConfig())
+    with pytest.raises(DataError, match="stands in 2 splits"):
+        check_disjoint(splits)
+
+
+def test_folds_follow_from_contents_and_repeats_differ() -> None:
+    index = make_index()
+    fold = Fold(protocol="grouped", repeat=1, number=1)
+    first = fold_splits(index, fold, CrossvalConfig())
+    shuffled = index.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(fold_splits(shuffled, fold, CrossvalConfig()), first)
+    again = fold_splits(index, replace(fold, repeat=2), CrossvalConfig())
+    assert not again.equals(first)
+
+
+def test_unreadable_films_are_in_no_fold() -> None:
+    index = make_index()
+    index.loc[3, "error"] = "cut short"
+    folds = assign_folds(index, "naive", num_folds=3, seed=0)
+    assert index.loc[3, "path"] not in set(folds["path"])
+
+
+def test_a_class_with_fewer_groups_than_folds_is_told() -> None:
+    with pytest.raises(DataError, match=r"'covid' has 2 groups, too few for 3 folds"):
+        assign_folds(make_index(num_patients=8), "grouped", num_folds=3, seed=0)
+
+
+def test_every_fold_of_every_protocol_and_repeat_is_planned_once() -> None:
+    folds = plan_folds(CrossvalConfig(num_folds=3, repeats=2))
+    assert len({fold.name for fold in folds}) == len(folds) == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_folds": 1}, "crossval.num_folds=1: use at least 2"),
+        ({"repeats": 0}, "crossval.repeats=0"),
+        ({"protocols": ()}, "crossval.protocols"),
+        ({"validation_fraction": 0.9}, "crossval.validation_fraction=0.9: use 0 to 0.5"),
+    ],
+)
+def test_impossible_plans_are_refused_by_name(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(CrossvalConfig(), **changes)  # type: ignore[arg-type]

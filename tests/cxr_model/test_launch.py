@@ -1,0 +1,82 @@
+"""Two processes do what one does, and the run's folder looks the same afterwards."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cxr_model.cache import build_cache
+from cxr_model.config import PhantomConfig, RunConfig, TrainingConfig
+from cxr_model.errors import CxrError
+from cxr_model.index import build_index, write_index
+from cxr_model.launch import train_on_devices
+from cxr_model.phantom import write_phantoms
+from cxr_model.presets import smoke
+from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.splits import assign_splits, write_splits
+from cxr_model.trainer import EpochRecord
+
+# Dropout is drawn by each process for itself; all else is equal.
+CONFIG = replace(
+    smoke(),
+    data=replace(smoke().data, size_px=64),
+    explain=replace(smoke().explain, occlusion_window_px=32, occlusion_stride_px=16),
+    network=replace(smoke().network, dropout=0.0),
+    training=TrainingConfig(
+        epochs=2, batch_size=7, learning_rate=1e-3, precision="float32", device="cpu"
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+    """The index of 40 phantoms and their cache's folder."""
+    root = tmp_path_factory.mktemp("films") / "phantoms"
+    write_phantoms(root, PhantomConfig(num_films=40))
+    index = build_index(root, CONFIG.data, CONFIG.labels)
+    report = build_cache(root, index, tmp_path_factory.mktemp("cache"), size_px=64, color="grey")
+    return index, report.folder
+
+
+def trained(
+    root: Path, films: tuple[pd.DataFrame, Path], config: RunConfig, told: list[EpochRecord]
+) -> RunFolder:
+    run = RunFolder(root)
+    write_json(run.config, asdict(config))
+    write_index(films[0], run.index)
+    write_splits(assign_splits(films[0], config.split), run.splits)
+    checkpoints: list[Path] = []
+    summary = train_on_devices(run, "r", config, films[1], told.append, checkpoints.append)
+    assert summary.epochs == config.training.epochs
+    assert checkpoints
+    return run
+
+
+def on_devices(num: int, config: RunConfig = CONFIG) -> RunConfig:
+    return replace(config, training=replace(config.training, num_devices=num))
+
+
+def test_two_processes_descend_as_one_does(
+    films: tuple[pd.DataFrame, Path], tmp_path: Path
+) -> None:
+    told: tuple[list[EpochRecord], list[EpochRecord]] = ([], [])
+    alone = trained(tmp_path / "one", films, CONFIG, told[0])
+    shared = trained(tmp_path / "two", films, on_devices(2), told[1])
+    assert [record.epoch for record in told[1]] == [1, 2]
+    curves = [pd.read_csv(run.history) for run in (alone, shared)]
+    for name in ("train_loss", "validation_loss"):
+        assert curves[1][name].tolist() == pytest.approx(curves[0][name].tolist(), rel=1e-5)
+    weights = [load_file(run.weights) for run in (alone, shared)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_what_ends_the_processes_is_told_in_one_line(
+    films: tuple[pd.DataFrame, Path], tmp_path: Path
+) -> None:
+    training = replace(CONFIG.training, batch_size=2)
+    with pytest.raises(CxrError, match=r"batches of 2 films cannot be shared by 3 processes"):
+        trained(tmp_path / "run", films, on_devices(3, replace(CONFIG, training=training)), [])

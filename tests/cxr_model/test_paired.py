@@ -1,0 +1,69 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import chi2
+
+from cxr_model.errors import DataError
+from cxr_model.paired import compare_predictions, mcnemar
+
+CLASSES = ["normal", "covid"]
+
+
+def predictions(share_right: float, seed: int, num: int = 400) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    truth = np.arange(num) % 2
+    right = generator.random(num) < share_right
+    predicted = np.where(right, truth, 1 - truth)
+    return pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(num)],
+            "label": np.array(CLASSES)[truth],
+            "group": [f"patient {i // 2}" for i in range(num)],
+            "predicted": np.array(CLASSES)[predicted],
+            "probability_normal": 1.0 - predicted,
+            "probability_covid": 1.0 * predicted,
+        }
+    )
+
+
+def test_a_better_classifier_is_found_better() -> None:
+    found = compare_predictions(
+        predictions(0.95, 0), predictions(0.8, 1), CLASSES, draws=500, seed=0
+    )
+    assert found["accuracy"]["ci_low"] > 0.05
+    assert found["accuracy"]["value"] == pytest.approx(0.15, abs=0.05)
+    assert found["mcnemar"]["p_value"] < 1e-6
+    assert found["num_groups"] == 200
+
+
+def test_a_classifier_is_no_better_than_itself_or_its_equal() -> None:
+    same = compare_predictions(
+        predictions(0.9, 0), predictions(0.9, 0).sample(frac=1), CLASSES, draws=200, seed=0
+    )
+    assert same["accuracy"] == {"value": 0.0, "ci_low": 0.0, "ci_high": 0.0, "n": 400}
+    assert same["mcnemar"]["p_value"] == 1
+    equal = compare_predictions(
+        predictions(0.9, 0), predictions(0.9, 3), CLASSES, draws=500, seed=0
+    )
+    assert equal["accuracy"]["ci_low"] < 0 < equal["accuracy"]["ci_high"]
+
+
+def test_swapping_the_two_changes_the_sign_alone() -> None:
+    first, second = predictions(0.95, 0), predictions(0.8, 1)
+    there = compare_predictions(first, second, CLASSES, draws=200, seed=0)["balanced_accuracy"]
+    back = compare_predictions(second, first, CLASSES, draws=200, seed=0)["balanced_accuracy"]
+    assert (back["value"], back["ci_low"]) == pytest.approx((-there["value"], -there["ci_high"]))
+
+
+def test_mcnemar_agrees_with_its_large_sample_form() -> None:
+    only_first, only_second = 480, 420
+    statistic = (only_first - only_second) ** 2 / (only_first + only_second)
+    p_value = mcnemar(only_first, only_second)["p_value"]
+    assert p_value == pytest.approx(chi2.sf(statistic, 1), rel=0.1)
+
+
+def test_other_films_are_not_compared() -> None:
+    with pytest.raises(DataError, match="400 and 398 predictions: not of the same films"):
+        compare_predictions(
+            predictions(0.9, 0), predictions(0.9, 0)[2:], CLASSES, draws=200, seed=0
+        )
