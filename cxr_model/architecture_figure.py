@@ -78,7 +78,7 @@ def _draw_box(axes: Axes, part: dict[str, Any], y: float) -> None:
     axes.text(middle, top, part["name"], ha="center", va="center", weight="bold", size=8.5)
     for i, line in enumerate(kind):
         axes.text(middle, top + 0.15 + 0.13 * i, line, ha="center", va="center", size=7)
-    if "Block" in part["kind"]:
+    if "Block" in part["kind"] or "Triple" in part["kind"]:
         right = _BOX_X + _BOX_WIDTH
         axes.add_patch(
             Arc((right, y), 0.2, 0.8 * _BOX, theta1=-90, theta2=90, color=edge, linewidth=1.4)

@@ -41,13 +41,20 @@ class DataConfig:
 
     source: str = "phantom"
     """phantom[:N], kaggle[:owner/slug[/version]], a folder, a zip file or s3://bucket/prefix."""
-    size_px: int = 224
+    size_px: int = 256
     """Side of the square that every film is resized to."""
     color: Literal["grey", "rgb"] = "grey"
     """Channels kept by the cache: one, or three for image sets whose colour carries meaning."""
     patient_pattern: str = r"^(\d{8})_\d{3}(?!\d)"
     """Regular expression on the file name whose first group is the patient; the default is
     the NIH rule (``00000061_012.jpg`` is patient 00000061). Empty: no patient rule."""
+    series_pattern: str = (
+        r"^(.{4,}?)(?:(?<=\d)[a-h]|[-_.](?!f\d)[a-h]\d?|[-_.]day[-_]?\d+|[-_.]\d+[-_.](?:days|hours)"
+        r"|[-_.]admission)(?:[-_.](?:PA|AP))?\.\w+$"
+    )
+    """For films without a patient: file names of one folder whose first group is the same
+    are of one series, and stay together (``case2a.jpg`` and ``case2b.jpg``, ``fig5-day0.png``
+    and ``fig5-day4.png``). Empty: no series rule."""
     max_unreadable_fraction: float = 0.01
     """A run stops when more than this share of the films cannot be decoded."""
     max_extracted_gb: float = 50.0
@@ -67,18 +74,20 @@ class DataConfig:
         for name in ("max_extracted_gb", "max_extracted_files"):
             value = getattr(self, name)
             require(value > 0, f"data.{name}", value, "use more than 0")
-        try:
-            num_groups = re.compile(self.patient_pattern).groups
-        except re.error as error:
-            raise ConfigError(
-                f"data.patient_pattern={self.patient_pattern!r}: {error}; correct the expression"
-            ) from error
-        require(
-            not self.patient_pattern or num_groups >= 1,
-            "data.patient_pattern",
-            self.patient_pattern,
-            "put the patient's part in parentheses",
-        )
+        for name in ("patient_pattern", "series_pattern"):
+            pattern = getattr(self, name)
+            try:
+                num_groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ConfigError(
+                    f"data.{name}={pattern!r}: {error}; correct the expression"
+                ) from error
+            require(
+                not pattern or num_groups >= 1,
+                f"data.{name}",
+                pattern,
+                "put the part that is the same in parentheses",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +151,11 @@ class LabelConfig:
     """For ``mode=csv``: the table's file, absolute or relative to the data's root."""
     path_column: str = "path"
     label_column: str = "label"
+    separator: str = ""
+    """In a table, what stands between the labels of a film of several classes (the NIH's: |);
+    such films are left out."""
+    drop: list[str] = field(default_factory=list)
+    """Classes of a table or of folders that are left out; ``labels.CLASS=none`` adds one."""
 
     def __post_init__(self) -> None:
         if self.mode == "patterns":
@@ -188,11 +202,11 @@ class NetworkConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     name: NetworkName = "cxresnet"
-    widths: tuple[int, ...] = (32, 32, 64, 128, 128)
-    """Channels of the stem and of each stage of ``cxresnet``."""
+    widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+    """Channels of the stem's two convolutions and of each stage of ``cxresnet``."""
     depths: tuple[int, ...] = (1, 1, 1, 1)
-    """Residual blocks in each stage of ``cxresnet``."""
-    dropout: float = 0.2
+    """Residual triples in each stage of ``cxresnet``."""
+    dropout: float = 0.3
 
     def __post_init__(self) -> None:
         require(
@@ -202,10 +216,10 @@ class NetworkConfig:
             "use at least one stage, and one block in each",
         )
         require(
-            len(self.widths) == len(self.depths) + 1 and min(self.widths, default=0) >= 8,
+            len(self.widths) == len(self.depths) + 2 and min(self.widths, default=0) >= 8,
             "network.widths",
             self.widths,
-            "one width of at least 8 for the stem and one for each entry of network.depths",
+            "two widths of at least 8 for the stem and one for each entry of network.depths",
         )
         require(0 <= self.dropout < 1, "network.dropout", self.dropout, "use 0 to below 1")
 
@@ -245,11 +259,11 @@ class AugmentConfig:
 class TrainingConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    epochs: int = 30
-    batch_size: int = 8
+    epochs: int = 40
+    batch_size: int = 16
     optimizer: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     """The peak of ``one-cycle``, or the rate of ``constant``."""
     weight_decay: float = 0.05
     label_smoothing: float = 0.1

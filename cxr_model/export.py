@@ -93,6 +93,7 @@ def _write_torchscript(classifier: nn.Module, batch: Tensor, path: Path) -> Tens
     with warnings.catch_warnings(), torch.inference_mode():
         # torch would rather have torch.export; programs that load TorchScript are still about.
         warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.save(torch.jit.trace(classifier, batch[:2]), path)
-        answers: Tensor = torch.jit.load(path)(batch)
+        traced = torch.jit.trace(classifier, batch[:2])  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, path)
+        answers: Tensor = torch.jit.load(path)(batch)  # type: ignore[no-untyped-call]
     return answers

@@ -25,9 +25,11 @@ COLUMNS = (
     "mode",
     "format",
     "patient",
+    "series",
     "mask",
     "error",
 )
+_NOTHING = r"(?!)()"  # an expression that never matches
 _NUMBERS = ("width", "height")
 _NUM_SHOWN = 3
 # Small enough for JPEG's coarsest scale, which still reads every byte and notices a torn end.
@@ -50,19 +52,23 @@ def build_index(
     Raises DataError as ``find_films`` does, and where more than
     ``data.max_unreadable_fraction`` of the films or all films of a class do not decode.
     """
-    patient_rule = re.compile(data.patient_pattern or r"(?!)()")  # empty: matches nothing
+    patient_rule = re.compile(data.patient_pattern or _NOTHING)
+    series_rule = re.compile(data.series_pattern or _NOTHING, re.IGNORECASE)
     films, classes = find_films(root, labels)
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib let go of the GIL
         for film, facts in zip(films, pool.map(lambda f: _inspect(root, f), films), strict=True):
-            patient = patient_rule.search(PurePosixPath(film.path).name)
+            file = PurePosixPath(film.path)
+            patient = _first_group(patient_rule, file.name)
+            series = "" if patient else _first_group(series_rule, file.name)
             rows.append(
                 {
                     "path": film.path,
                     "label": film.label,
                     "subclass": film.subclass,
                     **facts,
-                    "patient": (patient[1] or "") if patient else "",
+                    "patient": patient,
+                    "series": (file.parent / series).as_posix() if series else "",
                 }
             )
             if progress:
@@ -70,6 +76,11 @@ def build_index(
     index = pd.DataFrame(rows, columns=list(COLUMNS))
     _check_readable(root, index, classes, data.max_unreadable_fraction)
     return index
+
+
+def _first_group(rule: re.Pattern[str], name: str) -> str:
+    found = rule.search(name)
+    return (found[1] or "") if found else ""
 
 
 def _inspect(root: Path, film: Film) -> dict[str, Any]:
@@ -136,10 +147,18 @@ def data_digest(index: pd.DataFrame) -> str:
 
 
 def patient_summary(index: pd.DataFrame) -> dict[str, int]:
-    """How many patients the readable films name, and how many of them stand in several classes."""
-    named = index[(index["error"] == "") & (index["patient"] != "")]
+    """How many patients the readable films name, and how many of them stand in several classes.
+
+    Also how many films name none.
+    """
+    films = index[index["error"] == ""]
+    named = films[films["patient"] != ""]
     num_classes = named.groupby("patient")["label"].nunique()
-    return {"count": len(num_classes), "in_several_classes": int((num_classes > 1).sum())}
+    return {
+        "count": len(num_classes),
+        "in_several_classes": int((num_classes > 1).sum()),
+        "films_without": len(films) - len(named),
+    }
 
 
 def unreadable_films(index: pd.DataFrame) -> list[dict[str, str]]:

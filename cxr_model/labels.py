@@ -47,7 +47,11 @@ def find_films(root: Path, config: LabelConfig) -> tuple[list[Film], list[str]]:
         films = _label_by_table(root, paths, config)
     else:
         films = _label_by_folder(root, paths, config)
+    if config.mode != "patterns":
+        films = [film for film in films if film.label not in config.drop]
     classes = order_classes((film.label for film in films), config)
+    if not films:
+        raise DataError(f"{root}: labels.drop leaves no film; name fewer classes")
     if len(classes) < 2:
         raise DataError(
             f"{root}: all {len(films)} films are of one class, {classes[0]!r}, and a classifier "
@@ -142,6 +146,8 @@ def _label_by_table(root: Path, paths: list[str], config: LabelConfig) -> list[F
     labels: dict[str, str] = {}
     missing = []
     for listed, label in zip(table[config.path_column], table[config.label_column], strict=True):
+        if config.separator and config.separator in label:
+            continue
         path = PurePosixPath(listed).as_posix()
         # Tables as the NIH's name the bare file, wherever in the tree it lies.
         fitting = [path] if path in known else by_name.get(path, [])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from cxr_model.config import (
     AugmentConfig,
+    DataConfig,
     ExplainConfig,
     NetworkConfig,
     PhantomConfig,
@@ -16,8 +17,9 @@ def smoke() -> RunConfig:
     """The whole road in seconds, to see that it is open; its numbers mean nothing."""
     return RunConfig(
         preset="smoke",
+        data=DataConfig(size_px=224),
         phantom=PhantomConfig(num_films=60),
-        network=NetworkConfig(widths=(8, 16, 32, 64), depths=(1, 1, 1)),
+        network=NetworkConfig(widths=(8, 16, 32, 64), depths=(1, 1)),
         training=TrainingConfig(epochs=2, batch_size=16),
         explain=ExplainConfig(films_per_class=1, num_mistakes=1, occlusion_stride_px=36),
     )
@@ -32,7 +34,7 @@ def best() -> RunConfig:
     """Longer and wider than ``standard``; meant for a GPU or a night."""
     return RunConfig(
         preset="best",
-        network=NetworkConfig(widths=(48, 64, 128, 256, 384), depths=(2, 2, 2, 2), dropout=0.3),
+        network=NetworkConfig(widths=(16, 32, 64, 128, 256, 384), depths=(1, 1, 2, 2)),
         training=TrainingConfig(epochs=100, ema_decay=0.995),
         explain=ExplainConfig(films_per_class=6, num_mistakes=12),
     )
@@ -42,6 +44,7 @@ def seed() -> RunConfig:
     """The seed project's network and recipe: Adam, a constant rate, no augmentation."""
     return RunConfig(
         preset="seed",
+        data=DataConfig(size_px=224),
         network=NetworkConfig(name="seed-resnet"),
         augment=AugmentConfig(rotation_deg=0, scale=0, shift=0, gamma=0, noise=0),
         training=TrainingConfig(

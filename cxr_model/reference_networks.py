@@ -6,7 +6,7 @@ Same contract as `cxr_model.network`; all want three channels, and grey is repea
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from cxr_model.blocks import PostActivationBlock, conv3x3
+from cxr_model.blocks import ConvUnit, PostActivationBlock, conv3x3
 
 
 class SeedResNet(nn.Module):
@@ -101,14 +101,14 @@ class DarkCovidNet(nn.Module):
         for narrow, wide in ((16, 32), (32, 64), (64, 128), (128, 256)):
             triples += [
                 nn.MaxPool2d(2),
-                _leaky(narrow, wide, 3),
-                _leaky(wide, narrow, 1),
-                _leaky(narrow, wide, 3),
+                ConvUnit(narrow, wide, 3),
+                ConvUnit(wide, narrow, 1),
+                ConvUnit(narrow, wide, 3),
             ]
-        self.stem = nn.Sequential(_leaky(3, 8, 3), nn.MaxPool2d(2), _leaky(8, 16, 3))
+        self.stem = nn.Sequential(ConvUnit(3, 8, 3), nn.MaxPool2d(2), ConvUnit(8, 16, 3))
         self.stages = nn.Sequential(*triples)
-        self.features = nn.Sequential(_leaky(256, 128, 1), _leaky(128, 256, 3))
-        self.maps = _leaky(256, num_classes, 3)
+        self.features = nn.Sequential(ConvUnit(256, 128, 1), ConvUnit(128, 256, 3))
+        self.maps = ConvUnit(256, num_classes, 3)
         # The paper's 8 x 8 map at 256 px, kept at other sizes so that the head's shape is fixed.
         self.pool = nn.AdaptiveAvgPool2d(8)
         self.head = nn.Linear(num_classes * 8 * 8, num_classes)
@@ -121,14 +121,6 @@ class DarkCovidNet(nn.Module):
         features_NDhw = self.features(self.stages(self.stem(_three_channels(x_NCHW))))
         logits: Tensor = self.head(self.pool(self.maps(features_NDhw)).flatten(1))
         return logits
-
-
-def _leaky(in_channels: int, out_channels: int, size: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.LeakyReLU(0.1),
-    )
 
 
 def _three_channels(x_NCHW: Tensor) -> Tensor:

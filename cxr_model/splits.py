@@ -20,7 +20,8 @@ COLUMNS = ("path", "sha256", "label", "group", "split")
 def group_films(index: pd.DataFrame) -> pd.Series:
     """A group id for each readable film of ``index``, on the same row labels.
 
-    Films of one patient and byte-for-byte duplicates are of one group, also through others.
+    Films of one patient, of one series, and byte-for-byte duplicates are of one group, also
+    through others.
     The id is the head of the group's smallest digest: it depends on neither order nor paths.
     """
     films = index[index["error"] == ""]
@@ -28,11 +29,13 @@ def group_films(index: pd.DataFrame) -> pd.Series:
     # components are the groups.
     files = pd.factorize(films["sha256"])[0]
     num_files = int(files.max(initial=-1)) + 1
-    patients = num_files + pd.factorize(films["patient"])[0]
-    named = (films["patient"] != "").to_numpy()
+    # A film names a patient or a series, or neither.
+    shared = films["patient"].where(films["patient"] != "", "series " + films["series"])
+    owners = num_files + pd.factorize(shared)[0]
+    named = ((films["patient"] != "") | (films["series"] != "")).to_numpy()
     num_nodes = num_files + len(films)
     edges = coo_array(
-        (np.ones(int(named.sum())), (files[named], patients[named])), shape=(num_nodes, num_nodes)
+        (np.ones(int(named.sum())), (files[named], owners[named])), shape=(num_nodes, num_nodes)
     )
     component = connected_components(edges, directed=False)[1][files]
     smallest = films["sha256"].groupby(component).transform("min")

@@ -207,7 +207,7 @@ class Trainer:
         order_N = self._order()
         batches = order_N.tensor_split(self.steps_per_epoch)
         for rows in batches[self.position :]:
-            self._step(rows)
+            self.train_on(rows)
             self.elapsed_s = time.perf_counter() - started
             on_step()
         train_loss = self._mean_loss(batches)  # waits for the device
@@ -229,7 +229,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(_seed_of(name))
         return torch.randperm(len(self.films.train), generator=generator)
 
-    def _step(self, rows_B: Tensor) -> None:
+    def train_on(self, rows_B: Tensor) -> None:
+        """One optimiser step on the films at these places of the training set."""
         while True:
             try:
                 loss = self._backward(*self._batch(rows_B))

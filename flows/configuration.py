@@ -109,6 +109,8 @@ def _apply_labels(current: dict[str, Any], changes: Mapping[str, Any]) -> None:
         else:
             _refuse_mistyped(name, known=current["patterns"])
             current["patterns"][name] = _pattern_list(value)
+            if not current["patterns"][name]:
+                current["drop"] = [*current["drop"], name]
     if isinstance(current["patterns"], dict):
         current["patterns"] = {key: each for key, each in current["patterns"].items() if each}
 

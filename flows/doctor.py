@@ -13,8 +13,8 @@ import psutil
 
 from cxr_model.device import device_name, resolve_device, resolve_precision
 from cxr_model.environment import git_revision, package_versions
-from cxr_model.errors import CxrError
-from flows.embedded_store import store_for
+from cxr_model.errors import CxrError, StackError
+from flows.embedded_store import require_free_port, store_for
 from flows.settings import Settings
 from flows.stack import running_stack
 from tasks.kaggle_source import has_credentials
@@ -75,6 +75,11 @@ def _prefect(settings: Settings) -> Finding:
     if url is None:
         stack = running_stack(settings)
         if stack is None:
+            try:
+                require_free_port(settings.prefect_port, "CXR_PREFECT_PORT")
+            except StackError as error:
+                found, _, remedy = str(error).rpartition("; ")
+                return Finding("prefect", "failed", found, remedy)
             return Finding(
                 "prefect",
                 "absent",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cxr_model.errors import CxrError, StackError
+from cxr_model.errors import ConfigError, CxrError, StackError
 from flows.settings import EMBEDDED_BUCKET, LOOPBACK, Settings
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation, read_keys
@@ -20,7 +20,13 @@ _START_TIMEOUT_S = 20.0
 
 def write_credentials(path: Path) -> None:
     """Make keys on the first start, for their owner's eyes only; later ones find them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{path.parent}: cannot be written ({error.strerror}); set CXR_HOME to a folder of "
+            "your own"
+        ) from error
     keys = (
         "[default]\n"
         f"aws_access_key_id = {secrets.token_hex(10).upper()}\n"

@@ -35,10 +35,16 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Raises ``ConfigError`` that names the variable with a wrong value."""
+        ports = [
+            _port(environ, "CXR_PREFECT_PORT", cls.prefect_port),
+            _port(environ, "CXR_S3_PORT", cls.store_port),
+        ]
+        if ports[0] == ports[1]:
+            raise ConfigError(f"CXR_PREFECT_PORT and CXR_S3_PORT are {ports[0]}: use two ports")
         return cls(
             home=Path(environ.get("CXR_HOME") or ".cxr").expanduser().absolute(),
-            prefect_port=_port(environ, "CXR_PREFECT_PORT", cls.prefect_port),
-            store_port=_port(environ, "CXR_S3_PORT", cls.store_port),
+            prefect_port=ports[0],
+            store_port=ports[1],
             endpoint_url=environ.get("CXR_S3_ENDPOINT_URL") or None,
             bucket=environ.get("CXR_S3_BUCKET") or None,
             prefix=environ.get("CXR_S3_PREFIX", ""),

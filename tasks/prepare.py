@@ -77,7 +77,7 @@ def build_image_cache(run_root: Path, config: RunConfig, root: Path, cache_dir: 
         cache_dir,
         size_px=config.data.size_px,
         color=config.data.color,
-        progress=tell_films("decoding", "films decoded"),
+        progress=tell_films("decoding", "films in the cache"),
     )
     get_run_logger().info(
         "cache %s: %d films decoded, %d reused",

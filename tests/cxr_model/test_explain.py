@@ -24,7 +24,7 @@ CONFIG = ExplainConfig(occlusion_window_px=16, occlusion_stride_px=8, integrated
 @pytest.fixture(scope="module")
 def network() -> CxResNet:
     arguments = network_arguments(
-        NetworkConfig(widths=(8, 8, 16), depths=(1, 1)), in_channels=1, num_classes=3
+        NetworkConfig(widths=(8, 8, 16), depths=(1,)), in_channels=1, num_classes=3
     )
     network = build_network(arguments, torch.Generator().manual_seed(0))
     assert isinstance(network, CxResNet)

@@ -17,7 +17,7 @@ FILMS = np.random.default_rng(1).integers(0, 256, (3, 64, 64), dtype=np.uint8)
 
 
 def saved_run(root: Path, name: NetworkName = "cxresnet") -> RunFolder:
-    config = NetworkConfig(name=name, widths=(8, 8, 16), depths=(1, 1))
+    config = NetworkConfig(name=name, widths=(8, 8, 16), depths=(1,))
     arguments = network_arguments(config, in_channels=1, num_classes=3)
     network = build_network(arguments, torch.Generator().manual_seed(0))
     card = ModelCard(

@@ -22,6 +22,7 @@ def make_index(num_patients: int = 40, films_each: int = 3) -> pd.DataFrame:
                     "sha256": hashlib.sha256(str(digest).encode()).hexdigest(),
                     "label": ("normal", "pneumonia", "covid")[patient % 3],
                     "patient": f"{patient:08d}",
+                    "series": "",
                     "error": "",
                 }
             )

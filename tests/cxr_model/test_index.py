@@ -48,6 +48,7 @@ def test_each_film_has_a_row_with_the_facts_of_its_file(films: Path) -> None:
         "mode": "L",
         "format": "PNG",
         "patient": "00000010",
+        "series": "",
         "mask": "",
         "error": "",
     }
@@ -137,14 +138,43 @@ def test_a_class_without_a_readable_film_stops_the_run(films: Path) -> None:
         build_index(films, LENIENT, LabelConfig())
 
 
+SERIES = [
+    ["case2a.jpg", "case2b.jpg"],
+    ["ciaa199.pdf-001-a.png", "ciaa199.pdf-001-c.png"],
+    ["main.pdf-002-a1.png", "main.pdf-002-a2.png"],
+    ["fig5-day0.jpeg", "fig5-day12-PA.jpeg"],
+    ["rapidly-progressive-12-hours.jpg", "rapidly-progressive-admission.jpg"],
+]
+ALONE = ["covid-19-pneumonia-12.jpg", "covid-19-pneumonia-15-PA.jpg", "nejmoa_f3-PA.jpeg"]
+
+
+def test_series_are_read_from_the_names_of_films_without_a_patient(
+    tmp_path: Path, write_film: WriteFilm
+) -> None:
+    for number, name in enumerate([*(name for names in SERIES for name in names), *ALONE]):
+        write_film(f"COVID-19/{name}", number)
+    write_film("Normal/00000001_003a.jpg", 90)
+    write_film("Normal/case2a.jpg", 91)
+    write_film("Pneumonia/x.jpg", 92)
+    found = index_of(tmp_path / "films", DataConfig())["series"]
+    for names in SERIES:
+        series = {found[f"COVID-19/{name}"] for name in names}
+        assert len(series) == 1
+        assert series != {""}
+    assert {found[f"COVID-19/{name}"] for name in ALONE} == {""}
+    assert found["Normal/case2a.jpg"] != found["COVID-19/case2a.jpg"], "of another folder"
+    assert len(set(found)) == len(SERIES) + 2, "each, none, and that of the other folder"
+    assert set(index_of(tmp_path / "films", DataConfig(series_pattern=""))["series"]) == {""}
+
+
 def test_the_patient_rule_is_a_setting(films: Path) -> None:
     by_default = index_of(films)
     assert by_default["patient"]["Normal/00000001_003.jpg"] == "00000001"
-    assert patient_summary(by_default) == {"count": 9, "in_several_classes": 0}
+    assert patient_summary(by_default) == {"count": 9, "in_several_classes": 0, "films_without": 0}
     by_tail = index_of(films, DataConfig(patient_pattern=r"_(\d+)\."))
-    assert patient_summary(by_tail) == {"count": 6, "in_several_classes": 6}
+    assert patient_summary(by_tail) == {"count": 6, "in_several_classes": 6, "films_without": 0}
     none = index_of(films, DataConfig(patient_pattern=""))
-    assert patient_summary(none) == {"count": 0, "in_several_classes": 0}
+    assert patient_summary(none) == {"count": 0, "in_several_classes": 0, "films_without": 18}
 
 
 def test_the_index_survives_its_file(films: Path, tmp_path: Path) -> None:
@@ -184,5 +214,5 @@ def test_real_films_are_indexed_with_their_patients() -> None:
         "pneumonia": 500,
         "covid": 124,
     }
-    assert patient_summary(index) == {"count": 682, "in_several_classes": 21}
+    assert patient_summary(index) == {"count": 682, "in_several_classes": 21, "films_without": 124}
     assert unreadable_films(index) == []

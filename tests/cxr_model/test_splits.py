@@ -28,6 +28,7 @@ def make_index(rows: list[tuple[str, str, str]]) -> pd.DataFrame:
             "label": [label for _, label, _ in rows],
             "sha256": [hashlib.sha256(content.encode()).hexdigest() for content, _, _ in rows],
             "patient": [patient for _, _, patient in rows],
+            "series": "",
             "error": "",
         }
     )
@@ -52,6 +53,14 @@ def hospital(seed: int, num_films: int = 900) -> pd.DataFrame:
 
 def shares(splits: pd.DataFrame) -> pd.DataFrame:
     return pd.crosstab(splits["label"], splits["split"], normalize="index")[list(SPLITS)]
+
+
+def test_films_of_one_series_are_one_group() -> None:
+    index = make_index([(content, "x", "") for content in "abcd"])
+    index["series"] = ["f/case2", "f/case2", "", "f/case3"]
+    groups = group_films(index)
+    assert groups[0] == groups[1]
+    assert groups.nunique() == 3
 
 
 def test_groups_are_joined_through_patients_and_duplicates() -> None:

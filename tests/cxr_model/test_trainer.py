@@ -15,7 +15,7 @@ from cxr_model.network import build_network, network_arguments
 from cxr_model.schedule import one_cycle
 from cxr_model.trainer import EpochRecord, Trainer, TrainingFilms, balanced_accuracy
 
-SMALL = NetworkConfig(widths=(8, 8, 16), depths=(1, 1), dropout=0.1)
+SMALL = NetworkConfig(widths=(8, 8, 16), depths=(1,), dropout=0.1)
 QUICK = TrainingConfig(epochs=4, batch_size=8, learning_rate=5e-3, precision="float32")
 
 

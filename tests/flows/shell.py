@@ -10,7 +10,7 @@ from flows.embedded_store import free_port
 from flows.settings import Settings
 
 QUICK = [
-    *("--preset", "smoke", "--set", "data.size_px=64", "--set", "training.epochs=1"),
+    *("--preset", "smoke", "--set", "data.size_px=64", "--set", "training.epochs=2"),
     *("--set", "explain.occlusion_window_px=32", "--set", "explain.occlusion_stride_px=16"),
     *("--set", "evaluate.bootstrap_draws=200"),
 ]

@@ -64,7 +64,7 @@ def test_labels_have_short_forms() -> None:
         ("training.epochs=0", "training.epochs=0: use at least 1"),
         ("training.epochs=many", "training.epochs='many': input should be a valid integer"),
         ("network.name=vgg", "network.name='vgg': input should be 'cxresnet'"),
-        ("network.widths=[16]", "one width of at least 8 for the stem and one for each entry"),
+        ("network.widths=[16]", "two widths of at least 8 for the stem and one for each entry"),
         ("split.holdout_fraction=0.9", "must leave films to train on"),
         ("labels.covid", "write KEY=VALUE"),
         ("labels=3", "labels=3: input should be a dictionary"),

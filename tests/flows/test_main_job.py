@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -128,7 +129,58 @@ def test_a_second_run_reuses_films_and_cache_and_says_so(stack: Shell, published
     assert "phantom:45: reused" in told
     assert "0 films decoded, 45 reused" in told
     runs = json.loads(stack.ok("runs", "--json"))
-    assert [run["run_id"] for run in runs] == ["second", "first"]
+    assert [run["run_id"] for run in runs][:2] == ["second", "first"]
+
+
+def test_a_killed_run_goes_on_elsewhere_and_ends_with_the_same_weights(
+    stack: Shell, published: Path
+) -> None:
+    command = [sys.executable, "-m", "flows.cli", "train", "--data", "phantom:45"]
+    run = stack.settings.runs_dir / "broken-off"
+    bucket = stack.settings.store_dir / "data" / "cxr"
+    with subprocess.Popen(
+        [*command, "--run-id", "broken-off", *QUICK],
+        cwd=stack.folder,
+        env=stack.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        _wait((bucket / "checkpoints/broken-off/latest.json").exists)
+        for engine in psutil.Process(stack_pid(stack)).children(recursive=True):
+            if "prefect.engine" in " ".join(engine.cmdline()):
+                engine.kill()
+        assert process.wait(timeout=60) == 1
+    shutil.rmtree(run)  # as on another machine
+    told = stack.ok("train", "--resume", "broken-off")
+    assert "resuming from the bucket" in told
+    assert "resuming after epoch" in told
+    weights = [
+        (bucket / f"runs/{name}/model/model.safetensors").read_bytes()
+        for name in ("first", "broken-off")
+    ]
+    assert weights[0] == weights[1]
+    assert not list((bucket / "checkpoints").rglob("*.pt"))
+    assert published.name == "first"
+
+
+def stack_pid(stack: Shell) -> int:
+    info = running_stack(stack.settings)
+    assert info is not None
+    return info.pid
+
+
+def test_folds_are_task_runs_and_a_crossval_is_published_as_a_run_is(stack: Shell) -> None:
+    told = stack.ok(
+        *("crossval", "--data", "phantom:45", "--folds", "2", "--run-id", "folds", *QUICK),
+    )
+    assert "cxresnet, 2 folds, grouped" in told
+    folder = Path(stack.ok("report", "folds", "--to", "fetched").strip()).parent
+    record = json.loads((folder / "crossval.json").read_text())
+    assert [row["protocol"] for row in record["rows"]] == ["naive", "grouped"]
+    with httpx.Client(base_url=stack.settings.local_api_url) as client:
+        tasks = client.post("/task_runs/filter", json={}).json()
+    done = {task["name"] for task in tasks if task["name"].startswith("fold-")}
+    assert done == {"fold-naive-1-1", "fold-naive-1-2", "fold-grouped-1-1", "fold-grouped-1-2"}
 
 
 def test_a_mistake_found_on_the_worker_is_one_line_here(stack: Shell) -> None:

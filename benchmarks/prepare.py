@@ -1,0 +1,40 @@
+"""Films indexed and decoded for a benchmark, outside Prefect."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cxr_model.cache import build_cache
+from cxr_model.config import RunConfig
+from cxr_model.errors import DataError
+from cxr_model.index import build_index, write_index
+from cxr_model.phantom import write_phantoms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    root: Path
+    index: pd.DataFrame
+    index_file: Path
+    cache_folder: Path
+
+
+def prepare(config: RunConfig, work: Path) -> Prepared:
+    """Index and cache the films of a folder, or phantoms, below ``work``."""
+    kind, _, rest = config.data.source.partition(":")
+    if kind == "phantom":
+        root = work / "phantoms"
+        write_phantoms(root, config.phantom)
+    else:
+        root = Path(rest if kind == "folder" else config.data.source)
+        if not root.is_dir():
+            raise DataError(f"--data {config.data.source}: benchmarks take a folder or phantom[:N]")
+    index = build_index(root, config.data, config.labels)
+    write_index(index, work / "index.csv")
+    report = build_cache(
+        root, index, work / "cache", size_px=config.data.size_px, color=config.data.color
+    )
+    return Prepared(
+        root=root, index=index, index_file=work / "index.csv", cache_folder=report.folder
+    )

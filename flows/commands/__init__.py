@@ -1,0 +1,1 @@
+"""The commands of ``cxr``, by what they are about. Heavy modules are imported when called."""

@@ -1,0 +1,178 @@
+"""Commands that train: ``train``, ``crossval`` and ``bench``."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cxr_model.config import RunConfig
+from cxr_model.errors import ConfigError
+from cxr_model.run_folder import RunFolder, read_json
+from flows.commands.shared import (
+    ConfigFile,
+    Data,
+    Json,
+    Local,
+    Preset,
+    Resume,
+    RunId,
+    Setting,
+    err,
+    open_store,
+    out,
+)
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from tasks.storage_location import StoreLocation
+
+
+def train(
+    data: Data = None,
+    preset: Preset = "standard",
+    config: ConfigFile = None,
+    settings_: Setting = None,
+    run_id: RunId = "",
+    resume: Resume = "",
+    local: Local = False,
+) -> None:
+    """Run the main job: from films to a published report."""
+    from flows.configuration import load_config
+
+    settings = Settings.from_environment()
+    if resume:
+        _refuse_beside_resume(data, config, settings_, run_id)
+        run_config, run_id = _settings_of(resume, settings), resume
+    else:
+        run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
+    _start("train", run_config, run_id, settings, resume=bool(resume), local=local)
+
+
+def crossval(
+    data: Data = None,
+    preset: Preset = "standard",
+    config: ConfigFile = None,
+    settings_: Setting = None,
+    folds: Annotated[int, typer.Option(help="Parts the films are dealt out to.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Times they are dealt out anew.")] = 1,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="naive or grouped; may be repeated. Default: both."),
+    ] = None,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of a fold's training films that chooses the epoch.")
+    ] = 0.0,
+    run_id: RunId = "",
+    resume: Resume = "",
+    local: Local = False,
+) -> None:
+    """Train and test on every film in turn, dealt out singly and by patient."""
+    from cxr_model.folds import PROTOCOLS
+    from flows.configuration import crossval_config, load_config
+
+    settings = Settings.from_environment()
+    if resume:
+        _refuse_beside_resume(data, config, settings_, run_id, protocol)
+        run_config, run_id = _settings_of(resume, settings), resume
+        plan_file = settings.runs_dir / resume / "crossval-config.json"
+        if not plan_file.exists():
+            raise ConfigError(f"run {resume}: is no cross-validation begun on this machine")
+        plan = crossval_config(read_json(plan_file))
+    else:
+        run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
+        plan = crossval_config(
+            {
+                "num_folds": folds,
+                "repeats": repeats,
+                "protocols": protocol or list(PROTOCOLS),
+                "validation_fraction": validation_fraction,
+            }
+        )
+    parameters = {"crossval": asdict(plan)}
+    _start("crossval", run_config, run_id, settings, resume=bool(resume), local=local, **parameters)
+
+
+def bench(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="train, cache or explain.")],
+    data: Data = None,
+    preset: Preset = "standard",
+    settings_: Setting = None,
+    rounds: Annotated[int, typer.Option(help="Times each contestant is measured.")] = 5,
+    steps: Annotated[int, typer.Option(help="Batches a time, for train.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Measure speed beside the references, in turn in one run: medians and ratios."""
+    from flows.bench import print_benchmark, run_benchmark
+    from flows.configuration import load_config
+
+    run_config = load_config(preset, settings=settings_ or (), source=data)
+    print_benchmark(
+        run_benchmark(what, run_config, rounds=rounds, steps=steps), out, as_json=as_json
+    )
+
+
+def _refuse_beside_resume(*others: object) -> None:
+    if any(others):
+        raise ConfigError(
+            "--resume goes on with the settings the run began with; leave --data, --config, "
+            "--set and --run-id out"
+        )
+
+
+def _settings_of(run_id: str, settings: Settings) -> RunConfig:
+    from flows.configuration import config_from_values
+    from tasks.checkpoint_store import read_run_settings
+    from tasks.manifest import check_run_id
+
+    check_run_id(run_id)
+    with open_store(settings) as store:
+        values = read_run_settings(store, RunFolder(settings.runs_dir / run_id), run_id)
+    return config_from_values(values)
+
+
+def _start(
+    flow: str, run_config: RunConfig, run_id: str, settings: Settings, *, local: bool, **others: Any
+) -> None:
+    """Check what can be checked here, then run ``flow`` on a worker or in this process."""
+    from flows import jobs
+    from flows.run_id import new_run_id
+    from tasks.manifest import check_run_id
+    from tasks.sources import check_source
+    from tasks.storage import ObjectStore
+
+    run_config = check_source(run_config, settings.data_dir)
+    run_id = run_id or new_run_id(run_config)
+    check_run_id(run_id)
+    if not settings.uses_embedded_store:
+        with ObjectStore(settings.store) as store:
+            store.check()
+    parameters = {"config": asdict(run_config), "run_id": run_id, **others}
+    job = jobs.Job(name=flow, run_id=run_id, parameters=parameters)
+
+    def tell_outcome(location: "StoreLocation") -> None:
+        _print_outcome(run_id, settings, location)
+
+    if local:
+        jobs.run_here(job, settings, tell_outcome)
+    else:
+        jobs.run_on_worker(job, settings, out, err, tell_outcome)
+
+
+def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -> None:
+    from cxr_model.metrics import format_estimate
+    from tasks.run_store import read_manifest
+    from tasks.storage import ObjectStore
+
+    with ObjectStore(location) as store:
+        headline = read_manifest(store, run_id).headline
+    n = headline["accuracy"]["n"]
+    out.print(f"\nrun                {run_id}")
+    out.print(f"network            {headline['network']}")
+    for name, key in (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy")):
+        figure = format_estimate(headline[key])
+        out.print(f"{name:<18} {figure} on {n} films, 95 % interval")
+    out.print(f"report             {location.uri(f'runs/{run_id}/report.html')}")
+    copy = settings.runs_dir / run_id / "report.html"
+    if copy.exists():  # not when the worker is another machine
+        out.print(f"                   {copy}")
+    out.print(f"                   show it: cxr report {run_id} --open")

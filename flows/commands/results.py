@@ -1,0 +1,159 @@
+"""Commands about what is published: ``runs``, ``report``, ``predict`` and ``export``."""
+
+import json
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Column, Table
+
+from cxr_model.errors import ConfigError
+from cxr_model.run_folder import RunFolder
+from flows.commands.shared import Json, RunName, err, open_store, out
+from flows.settings import Settings
+
+
+def runs(as_json: Json = False) -> None:
+    """List the published runs, newest first."""
+    from cxr_model.metrics import format_estimate
+    from tasks.run_store import list_runs
+
+    with open_store() as store:
+        manifests = list_runs(store)
+    if as_json:
+        rows = [{"run_id": run.run_id, "created": run.created, **run.headline} for run in manifests]
+        print(json.dumps(rows, indent=2))
+        return
+    if not manifests:
+        out.print("no run is published yet; begin with 'cxr train'")
+        return
+    table = Table(
+        Column("run", no_wrap=True),
+        *(
+            Column(name, overflow="fold")
+            for name in ("published (UTC)", "data", "network", "accuracy", "balanced accuracy")
+        ),
+    )
+    for run in manifests:
+        figures = (
+            format_estimate(run.headline[name]) for name in ("accuracy", "balanced_accuracy")
+        )
+        table.add_row(
+            run.run_id,
+            run.created[:16].replace("T", " "),
+            run.headline["source"],
+            run.headline["network"],
+            *figures,
+        )
+    out.print(table)
+
+
+def report(
+    run: RunName,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for the run's files; default: below CXR_HOME.")
+    ] = None,
+    url: Annotated[bool, typer.Option("--url", help="Print an address valid for a day.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
+) -> None:
+    """Fetch a run's report and files, each checked against its digest."""
+    from tasks.run_store import fetch_run, read_manifest, report_url
+    from tasks.storage import ObjectStore
+
+    settings = Settings.from_environment()
+    with open_store(settings) as store:
+        if url:
+            run_id = read_manifest(store, run).run_id
+        else:
+            folder = fetch_run(store, run, to or settings.fetched_dir)
+    if url:
+        # Signed for the store's usual place: the one started for this command ends with it.
+        with ObjectStore(settings.store) as store:
+            print(report_url(store, run_id))
+        if settings.uses_embedded_store:
+            err.print("note: the address answers while the local stack runs ('cxr up')")
+        return
+    page = (folder / "report.html").resolve()
+    print(page)
+    if open_:
+        webbrowser.open(page.as_uri())
+
+
+def predict(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Image files.", exists=True, dir_okay=False),
+    ],
+    run: Annotated[str, typer.Option(help="The run whose network answers.")] = "latest",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Class probabilities of films. For research only, not a diagnosis."""
+    from cxr_model.device import resolve_device
+    from cxr_model.model_files import load_model
+    from cxr_model.predict import predict_files
+
+    if as_csv and as_json:
+        raise ConfigError("--csv and --json exclude each other; use one")
+    network, card = load_model(_fetch_model(run), resolve_device("auto"))
+    table = predict_files(files, network, card)
+    err.print(f"network of run {card.run_id}")
+    if as_json:
+        print(json.dumps({"run_id": card.run_id, "films": table.to_dict("records")}, indent=2))
+    elif as_csv:
+        table.to_csv(sys.stdout, index=False)
+    else:
+        names = (name.removeprefix("probability_") for name in table.columns)
+        shown = Table(*(Column(name, overflow="fold") for name in names))
+        for row in table.itertuples(index=False):
+            shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+        out.print(shown)
+
+
+def export(
+    run: RunName,
+    format_: Annotated[
+        str, typer.Option("--format", help="onnx, torchscript or safetensors.")
+    ] = "onnx",
+    to: Annotated[Path | None, typer.Option(help="File to write; default: RUN.<suffix>.")] = None,
+    films: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of films to compare the answers on, beside noise.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's network for other programs, and compare its answers with PyTorch's."""
+    from cxr_model.export import FORMATS, SUFFIXES, export_model
+    from cxr_model.model_files import ModelCard
+    from cxr_model.predict import decode_folder
+
+    if format_ not in FORMATS:
+        raise ConfigError(f"--format {format_!r}: use one of {', '.join(FORMATS)}")
+    model = _fetch_model(run)
+    card = ModelCard.read(model.model_card)
+    path = to or Path(card.run_id).with_suffix(SUFFIXES[format_])
+    compared = decode_folder(films, card)
+    difference = export_model(model, format_, path, compared)
+    if as_json:
+        told = {"path": str(path), "num_films": len(compared), "max_difference": difference}
+        print(json.dumps(told))
+    else:
+        out.print(
+            f"{path}: differs from PyTorch by {difference:.1e} at most in a probability, on "
+            f"{len(compared)} films and as many of noise"
+        )
+
+
+def _fetch_model(run: str) -> RunFolder:
+    from tasks.run_store import fetch_run
+
+    settings = Settings.from_environment()
+    keys = ["model/model.safetensors", "model/model.json"]
+    with open_store(settings) as store:
+        return RunFolder(fetch_run(store, run, settings.fetched_dir, keys))

@@ -1,0 +1,36 @@
+import os
+
+import pytest
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+
+from cxr_model.errors import ConfigError
+from flows.task_runner import fold_runner
+
+
+def test_folds_share_the_cores() -> None:
+    cores = os.cpu_count() or 1
+    chosen = fold_runner("processes", 100, on_gpu=False)
+    assert isinstance(chosen.runner, ProcessPoolTaskRunner)
+    assert chosen.runner._max_workers == cores
+    assert chosen.num_threads == 1
+    assert fold_runner("threads:1", 100, on_gpu=False).num_threads == cores
+
+
+def test_a_gpu_trains_one_fold_at_a_time_unless_told_otherwise() -> None:
+    chosen = fold_runner("threads", 10, on_gpu=True)
+    assert isinstance(chosen.runner, ThreadPoolTaskRunner)
+    assert chosen.runner._max_workers == 1
+    told = fold_runner("threads:3", 10, on_gpu=True).runner
+    assert isinstance(told, ThreadPoolTaskRunner)
+    assert told._max_workers == 3
+
+
+@pytest.mark.parametrize("text", ["processes:0", "processes:many", "slurm", ""])
+def test_other_names_are_refused_with_those_there_are(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"CXR_TASK_RUNNER='.*': use processes\[:N\], threads"):
+        fold_runner(text, 10, on_gpu=False)
+
+
+def test_a_runner_that_is_not_installed_is_told_with_the_extra() -> None:
+    with pytest.raises(ConfigError, match=r"prefect_ray is not installed; pip install .*\[ray\]"):
+        fold_runner("ray", 10, on_gpu=False)
