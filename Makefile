@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test lint up down lock
+.PHONY: setup run test lint bench up down lock
 
 setup: $(STAMP)
 
@@ -17,7 +17,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 run: setup
-	$(BIN)/cxr train --data phantom --set training.epochs=20
+	$(BIN)/cxr train --data phantom --set data.size_px=224 --set training.epochs=20
 
 test: setup
 	$(BIN)/python -m pytest
@@ -27,6 +27,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/cxr bench train
+	$(BIN)/cxr bench cache
+	$(BIN)/cxr bench explain
 
 up: setup
 	$(BIN)/cxr up

@@ -1,5 +1,6 @@
 """Films indexed and decoded for a benchmark, outside Prefect."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def prepare(config: RunConfig, work: Path) -> Prepared:
     if kind == "phantom":
         root = work / "phantoms"
         write_phantoms(root, config.phantom)
+        shutil.rmtree(root / "masks")  # torchvision's ImageFolder would take it for a class
     else:
         root = Path(rest if kind == "folder" else config.data.source)
         if not root.is_dir():

@@ -202,9 +202,9 @@ class NetworkConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     name: NetworkName = "cxresnet"
-    widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+    widths: tuple[int, ...] = (8, 16, 32, 64, 128)
     """Channels of the stem's two convolutions and of each stage of ``cxresnet``."""
-    depths: tuple[int, ...] = (1, 1, 1, 1)
+    depths: tuple[int, ...] = (1, 1, 2)
     """Residual triples in each stage of ``cxresnet``."""
     dropout: float = 0.3
 

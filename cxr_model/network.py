@@ -24,8 +24,9 @@ class CxResNet(nn.Module):
     The first convolution sees the film at its full size with few channels, and each pooling
     keeps the strongest answer of four: on small sets that told films apart better than a
     strided stem with four times the channels (``docs/log.md``). ``widths`` holds the two
-    stem convolutions' channels, then each stage's; ``depths`` the triples a stage. The last
-    map has ``2 ** (stages + 1)`` times fewer pixels a side than the film.
+    stem convolutions' channels, then each stage's; ``depths`` the triples a stage. With
+    three stages the last map has a sixteenth of the film's side (16 x 16 at 256 px) and
+    localises twice as finely as the usual thirty-second.
     """
 
     def __init__(

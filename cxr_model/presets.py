@@ -34,7 +34,7 @@ def best() -> RunConfig:
     """Longer and wider than ``standard``; meant for a GPU or a night."""
     return RunConfig(
         preset="best",
-        network=NetworkConfig(widths=(16, 32, 64, 128, 256, 384), depths=(1, 1, 2, 2)),
+        network=NetworkConfig(widths=(16, 32, 64, 128, 256), depths=(1, 2, 3)),
         training=TrainingConfig(epochs=100, ema_decay=0.995),
         explain=ExplainConfig(films_per_class=6, num_mistakes=12),
     )

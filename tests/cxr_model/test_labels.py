@@ -173,3 +173,19 @@ def test_a_table_that_does_not_fit_is_refused(
     if table is not None:
         (root / "labels.csv").write_text(table)
     refuse(root, LabelConfig(mode="csv", csv="labels.csv"), message)
+
+
+def test_films_of_several_findings_and_dropped_classes_are_left_out(
+    write_film: WriteFilm, tmp_path: Path
+) -> None:
+    labels = {"a": "Mass", "b": "Effusion", "c": "Effusion|Mass", "d": "Hernia"}
+    for number, name in enumerate(labels):
+        write_film(f"{name}.png", number)
+    lines = [f"{name}.png,{label}" for name, label in labels.items()]
+    (tmp_path / "films/table.csv").write_text("\n".join(["path,label", *lines]))
+    config = LabelConfig(mode="csv", csv="table.csv", separator="|", drop=["Hernia"])
+    found, classes = find_films(tmp_path / "films", config)
+    assert classes == ["Effusion", "Mass"]
+    assert [film.path for film in found] == ["a.png", "b.png"]
+    everything = LabelConfig(mode="csv", csv="table.csv", drop=list(labels.values()))
+    refuse(tmp_path / "films", everything, "labels.drop leaves no film")

@@ -33,6 +33,18 @@ def test_local_runs_the_flow_in_the_process(shell: Shell) -> None:
     assert [run["run_id"] for run in json.loads(shell.ok("runs", "--json"))] == ["here"]
 
 
+@pytest.mark.slow
+def test_folds_run_on_a_dask_cluster_as_they_do_here(shell: Shell) -> None:
+    plan = ["--data", "phantom:45", "--folds", "2", "--protocol", "grouped", *QUICK]
+    rows = []
+    for runner in ("dask", "threads:1"):
+        name = runner.partition(":")[0]
+        shell.ok("crossval", "--local", "--run-id", name, *plan, CXR_TASK_RUNNER=runner)
+        record = json.loads((shell.settings.runs_dir / name / "crossval.json").read_text())
+        rows.append(record["rows"][0]["accuracy"]["by_fold"])
+    assert rows[0] == rows[1]
+
+
 def test_a_port_in_use_is_told_with_its_variable(shell: Shell) -> None:
     for variable in ("CXR_PREFECT_PORT", "CXR_S3_PORT"):
         with socket.socket() as taken:
@@ -76,6 +88,17 @@ def test_resume_takes_the_runs_own_settings_and_no_others(shell: Shell) -> None:
     assert "leave --data, --config, --set and --run-id out" in told
     assert "neither" in shell.refused("train", "--resume", "gone")
     assert "neither" in shell.refused("crossval", "--resume", "gone")
+
+
+def test_two_ports_that_are_one_are_refused(shell: Shell) -> None:
+    told = shell.refused("runs", CXR_PREFECT_PORT="4444", CXR_S3_PORT="4444")
+    assert "use two ports" in told
+
+
+def test_a_home_that_cannot_be_made_is_told(shell: Shell) -> None:
+    (shell.folder / "file").write_text("")
+    told = shell.refused("runs", CXR_HOME=str(shell.folder / "file" / "home"))
+    assert "set CXR_HOME to a folder of your own" in told
 
 
 def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:

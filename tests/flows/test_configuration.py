@@ -69,7 +69,7 @@ def test_labels_have_short_forms() -> None:
         ("labels.covid", "write KEY=VALUE"),
         ("labels=3", "labels=3: input should be a dictionary"),
         ("labels.patterns={}", "a classifier needs two classes or more"),
-        ("explain.occlusion_window_px=500", "use at most data.size_px (224)"),
+        ("explain.occlusion_window_px=500", "use at most data.size_px (256)"),
         (
             "labels.modee=folders",
             "labels.modee: there is no such setting; did you mean labels.mode",
@@ -81,7 +81,7 @@ def test_labels_have_short_forms() -> None:
         ("explain.methods=[]", "explain.methods=(): name at least one method"),
         ("network.depths=[]", "use at least one stage"),
         ("data.patient_pattern=(", "data.patient_pattern='(': missing )"),
-        (r"data.patient_pattern=\d+", "put the patient's part in parentheses"),
+        (r"data.patient_pattern=\d+", "put the part that is the same in parentheses"),
         ("phantom.marker_class=cat", "phantom.marker_class='cat': use one of normal"),
         ("data.max_extracted_gb=0", "data.max_extracted_gb=0.0: use more than 0"),
         ("data.size_px=8", "data.size_px=8: use 32 to 1024"),

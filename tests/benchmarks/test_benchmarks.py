@@ -1,0 +1,118 @@
+"""The benchmarks run, and their ratios are of the rates beside them; how fast is not tested."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import crossval_table
+from benchmarks.cache_speed import measure_cache
+from benchmarks.explain_speed import measure_explanations
+from benchmarks.prepare import Prepared, prepare
+from benchmarks.rounds import films_per_second
+from benchmarks.train_speed import measure_training
+from cxr_model.config import DataConfig, ExplainConfig, NetworkConfig, PhantomConfig, RunConfig
+from cxr_model.errors import DataError
+from cxr_model.network import build_network, network_arguments
+from cxr_model.presets import smoke
+from cxr_model.run_folder import read_json, write_json
+
+CONFIG = replace(
+    smoke(),
+    data=DataConfig(size_px=64, source="phantom:18"),
+    phantom=PhantomConfig(num_films=18),
+    training=replace(smoke().training, batch_size=4),
+    explain=ExplainConfig(occlusion_window_px=32, occlusion_stride_px=16),
+)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(CONFIG, tmp_path_factory.mktemp("work"))
+
+
+def test_rates_are_medians_and_the_first_round_is_dropped() -> None:
+    calls: list[str] = []
+
+    def contestant(name: str, films: int) -> int:
+        calls.append(name)
+        return films
+
+    rates = films_per_second(
+        {"a": lambda: contestant("a", 1), "b": lambda: contestant("b", 1000)}, rounds=2
+    )
+    assert calls == ["a", "b"] * 3
+    assert rates["b"] > rates["a"] > 0
+
+
+def test_training_is_put_beside_the_references_and_the_limit(films: Prepared) -> None:
+    found = measure_training(films, CONFIG, rounds=1, steps=1)
+    rates, ratios = found["films_per_s"], found["ratios"]
+    assert ratios["vs_seed"] == pytest.approx(
+        rates["cxresnet, here"] / rates["seed's way"], rel=0.01
+    )
+    assert {"vs_seed", "vs_torchvision", "of_limit"} <= set(ratios)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
+    cache = measure_cache(films, 64, rounds=1)
+    assert cache["num_films"] == 18
+    assert set(cache["films_per_s"]) == {"here", "limit", "seed's way"}
+    arguments = network_arguments(
+        NetworkConfig(widths=(8, 8, 16), depths=(1,)), in_channels=1, num_classes=3
+    )
+    network = build_network(arguments, torch.Generator().manual_seed(0)).eval()
+    found = measure_explanations(network, torch.randn(2, 1, 64, 64), CONFIG.explain, rounds=1)
+    assert found["windows_per_film"] == 9
+    assert found["ratios"]["occlusion_of_forward"] > 0
+
+
+def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    config: RunConfig = replace(CONFIG, data=DataConfig(source="kaggle"))
+    with pytest.raises(DataError, match=r"benchmarks take a folder or phantom"):
+        prepare(config, tmp_path)
+
+
+def test_a_row_of_the_table_is_replaced_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crossval_table, "RESULTS", tmp_path)
+    monkeypatch.setattr(crossval_table, "TABLE", tmp_path / "crossval-cxr3.json")
+    for model, right in (("cxresnet", 0.9), ("resnet18", 0.6), ("cxresnet", 0.8)):
+        crossval_table.add_run(_finished_run(tmp_path / "run", model, right), "cxr crossval")
+    rows = read_json(tmp_path / "crossval-cxr3.json")["rows"]
+    assert [(row["model"], row["accuracy"]["mean"]) for row in rows] == [
+        ("cxresnet", 0.8),
+        ("resnet18", 0.6),
+    ]
+    crossval_table.print_table(rows, draws=100)
+    told = capsys.readouterr().out
+    assert "naive: cxresnet minus resnet18, accuracy +0.2" in told
+
+
+def _finished_run(root: Path, model: str, share_right: float) -> Path:
+    num, classes = 60, ["normal", "covid"]
+    right = [i < share_right * num for i in range(num)]
+    label = [classes[i % 2] for i in range(num)]
+    predicted = [classes[(i + (not right[i])) % 2] for i in range(num)]
+    table = pd.DataFrame({"path": range(num), "label": label, "predicted": predicted, "group": "g"})
+    table["probability_normal"] = [float(name == "normal") for name in predicted]
+    table["probability_covid"] = 1 - table["probability_normal"]
+    root.mkdir(exist_ok=True)
+    table.to_csv(root / "predictions-naive.csv", index=False)
+    figure = {"mean": share_right, "ci_low": 0.0, "ci_high": 1.0, "by_fold": [share_right]}
+    row = {"model": model, "protocol": "naive", "num_parameters": 1, "training_seconds": 1.0}
+    row |= dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), figure)
+    row["sensitivity"] = dict.fromkeys(classes, figure)
+    record = {
+        "rows": [row],
+        "data": {"classes": classes, "digest": "d"},
+        "environment": {"git_revision": "r"},
+    }
+    write_json(root / "crossval.json", record)
+    write_json(root / "config.json", {"training": {"epochs": 1}, "data": {"size_px": 64}})
+    return root
