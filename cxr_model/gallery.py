@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxr_model.cache import FilmCache
+from cxr_model.cache import FilmCache, Progress
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
 from cxr_model.explain import choose_films, explain_film, grad_cam_maps, peaks_inside
@@ -24,7 +24,13 @@ from cxr_model.stages import read_predictions
 INDEX_COLUMNS = ["path", "sha256", "label", "predicted", "probability", "chosen"]
 
 
-def explain(run: RunFolder, config: RunConfig, cache: FilmCache, root: Path) -> dict[str, Any]:
+def explain(
+    run: RunFolder,
+    config: RunConfig,
+    cache: FilmCache,
+    root: Path,
+    progress: Progress = lambda _done, _total: None,
+) -> dict[str, Any]:
     """Write the maps of the chosen films; return the figures on them for ``metrics.json``.
 
     ``root`` is where the films lie: lesion masks, where the index knows of any, are read
@@ -59,6 +65,7 @@ def explain(run: RunFolder, config: RunConfig, cache: FilmCache, root: Path) -> 
             )
         with atomic_path(run.attributions / name) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
+        progress(number + 1, len(chosen))
     write_table(run.attributions / "index.csv", pd.DataFrame(rows))
     return pointing_game(network, card, predictions, masks, cache, root, device)
 

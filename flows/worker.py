@@ -43,6 +43,8 @@ def main() -> None:
         _make_work_pool(client)
         _end_lost_runs(client)
     _run_prefect("deploy", "--prefect-file", str(_prefect_file()), "--all")
+    page = os.environ["PREFECT_API_URL"].removesuffix("/api")
+    print(f"ready: runs and deployments at {page}; Ctrl-C or 'cxr down' ends the stack", flush=True)
     prefect = [sys.executable, "-m", "prefect", "worker", "start"]
     # One run at a time: two on one machine would take twice as long each.
     # A fresh process: the flow's libraries would stay in this one's memory.

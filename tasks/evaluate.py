@@ -12,6 +12,7 @@ from cxr_model.gallery import explain
 from cxr_model.metrics import format_estimate
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import evaluate
+from tasks.progress import tell_films
 
 
 @task(cache_policy=NO_CACHE)
@@ -32,7 +33,9 @@ def explain_holdout(
     run_root: Path, config: RunConfig, cache_folder: Path, root: Path
 ) -> dict[str, Any]:
     """Write heat maps of chosen holdout films; returns the figures on them."""
-    figures = explain(RunFolder(run_root), config, FilmCache.open(cache_folder), root)
+    cache = FilmCache.open(cache_folder)
+    tell = tell_films("explaining", "films explained")
+    figures = explain(RunFolder(run_root), config, cache, root, tell)
     for name, estimate in figures.items():
         get_run_logger().info("%s: %s", name, format_estimate(estimate))
     return figures

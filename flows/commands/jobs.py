@@ -137,15 +137,19 @@ def _start(
     from flows import jobs
     from flows.run_id import new_run_id
     from tasks.manifest import check_run_id
+    from tasks.run_store import require_unpublished
     from tasks.sources import check_source
-    from tasks.storage import ObjectStore
 
     run_config = check_source(run_config, settings.data_dir)
     run_id = run_id or new_run_id(run_config)
     check_run_id(run_id)
-    if not settings.uses_embedded_store:
-        with ObjectStore(settings.store) as store:
-            store.check()
+    with open_store(settings) as store:  # refused here in a second, on the worker in thirty
+        store.check()
+        require_unpublished(store, run_id)
+    if settings.prefect_api_url is None and run_config.training.device != "auto":
+        from cxr_model.device import resolve_device
+
+        resolve_device(run_config.training.device)
     parameters = {"config": asdict(run_config), "run_id": run_id, **others}
     job = jobs.Job(name=flow, run_id=run_id, parameters=parameters)
 

@@ -62,6 +62,8 @@ def report(
     from tasks.run_store import fetch_run, read_manifest, report_url
     from tasks.storage import ObjectStore
 
+    if url and (to or open_):
+        raise ConfigError("--url fetches nothing; leave --to and --open out")
     settings = Settings.from_environment()
     with open_store(settings) as store:
         if url:

@@ -110,6 +110,6 @@ def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:
 
 def test_every_setting_is_listed_with_its_value(shell: Shell) -> None:
     rows = {row["key"]: row for row in json.loads(shell.ok("settings", "--json"))}
-    assert rows["training.batch_size"]["value"] == 8
+    assert rows["training.batch_size"]["value"] == 16
     assert "labels.patterns" in rows
     assert "training.epochs" in shell.ok("settings", "--preset", "seed")
