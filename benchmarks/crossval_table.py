@@ -12,10 +12,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import read_json, write_json
+from cxr_model.stages import read_predictions
 
 RESULTS = Path(__file__).parent / "results"
 TABLE = RESULTS / "crossval-cxr3.json"
@@ -62,7 +61,7 @@ def print_table(rows: list[dict[str, Any]], draws: int = 2000) -> None:
         print(f"| {row['protocol']} | {row['model']} | {' | '.join(cells)} |")
     classes = rows[0]["classes"]
     for protocol, group in groupby(rows, key=lambda row: row["protocol"]):
-        tables = {row["model"]: pd.read_csv(predictions_file(row)) for row in group}
+        tables = {row["model"]: read_predictions(predictions_file(row)) for row in group}
         if "cxresnet" not in tables:
             continue
         ours = tables.pop("cxresnet")

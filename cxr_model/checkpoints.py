@@ -35,22 +35,24 @@ class Checkpoints:
                 {"format_version": FORMAT_VERSION, "identity": self.identity, "state": state},
                 temporary,
             )
-        for old in self.files()[_NUM_KEPT:]:
-            old.unlink()
+        # Files of later steps are of a training that has since gone back.
+        older = [file for file in self.files() if file.name <= path.name]
+        for file in {*self.files()} - {*older[:_NUM_KEPT]}:
+            file.unlink(missing_ok=True)
         return path
 
     def files(self) -> list[Path]:
         """Newest first."""
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
 
-    def latest(self, device: torch.device) -> State | None:
-        """The newest state that can be read, its tensors on ``device``; None where none is.
+    def latest(self) -> State | None:
+        """The newest state that can be read, its tensors on the CPU; None where none is.
 
         Raises ``ConfigError`` for one of other settings, films or another format.
         """
         for path in self.files():
             try:
-                saved = torch.load(path, map_location=device, weights_only=True)
+                saved = torch.load(path, map_location="cpu", weights_only=True)
                 version, identity = saved["format_version"], saved["identity"]
                 state: State = saved["state"]
             except _DAMAGE as error:

@@ -12,10 +12,11 @@ from sklearn.metrics import f1_score, recall_score
 
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
+from cxr_model.errors import ConfigError
 from cxr_model.folds import Fold
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder, write_json, write_table
-from cxr_model.splits import write_splits
+from cxr_model.splits import read_splits, write_splits
 from cxr_model.stages import predict_films, train
 from cxr_model.trainer import EpochRecord
 
@@ -27,12 +28,14 @@ def run_fold(
     config: RunConfig,
     cache: FilmCache,
     on_epoch: Callable[[EpochRecord], None],
-) -> pd.DataFrame:
-    """Train on the fold's films, then predict its holdout, once; returns these predictions.
+) -> None:
+    """Train on the fold's films, then predict its holdout, once; both below ``run``.
 
     A fold that is done is not done again, one that was interrupted goes on from its
     checkpoint: all it knows lies below ``run``.
     """
+    if run.metrics.exists() and not read_splits(run.splits).equals(splits.astype(str)):
+        raise ConfigError(f"{run.root}: was trained on other films; start a new cross-validation")
     write_splits(splits, run.splits)
     if not run.metrics.exists():
         summary = train(run, fold.name, config, cache, on_epoch)
@@ -52,7 +55,6 @@ def run_fold(
                 "num_holdout": len(predictions),
             },
         )
-    return pd.read_csv(run.predictions, keep_default_na=False)
 
 
 def fold_figures(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
@@ -76,13 +78,13 @@ def summarise_protocol(
     ``records`` the folds' ``metrics.json``.
     """
     by_fold = [fold_figures(films, classes) for _, films in predictions.groupby(["repeat", "fold"])]
-    test_share = 1 / (len(by_fold) / predictions["repeat"].nunique())
+    ratio = float(np.mean([record["num_holdout"] / record["num_train"] for record in records]))
     row: dict[str, Any] = {
-        name: mean_over_folds([figures[name] for figures in by_fold], test_share)
+        name: mean_over_folds([figures[name] for figures in by_fold], ratio)
         for name in ("accuracy", "balanced_accuracy", "macro_f1")
     }
     row["sensitivity"] = {
-        name: mean_over_folds([figures["sensitivity"][name] for figures in by_fold], test_share)
+        name: mean_over_folds([figures["sensitivity"][name] for figures in by_fold], ratio)
         for name in classes
     }
     return row | {
@@ -94,16 +96,16 @@ def summarise_protocol(
     }
 
 
-def mean_over_folds(values: Sequence[float], test_share: float) -> dict[str, Any]:
+def mean_over_folds(values: Sequence[float], test_to_train: float) -> dict[str, Any]:
     """Mean with a 95 % interval from the corrected resampled t-test.
 
     Nadeau & Bengio 2003, doi:10.1023/A:1024068626366: the trainings of several folds share
-    films, so the plain variance of their mean is too small; ``test_share / (1 - test_share)``
-    is added to ``1 / len(values)``.
+    films, so the plain variance of their mean is too small; ``test_to_train``, the ratio of
+    films tested to films trained on, is added to ``1 / len(values)``.
     """
     count = len(values)
     mean = float(np.mean(values))
-    scale = math.sqrt(1 / count + test_share / (1 - test_share))
+    scale = math.sqrt(1 / count + test_to_train)
     half = float(students_t.ppf(0.975, count - 1) * scale * np.std(values, ddof=1))
     return {
         "mean": mean,

@@ -10,12 +10,13 @@ from cxr_model import figures
 from cxr_model.config import RunConfig
 from cxr_model.crossval import leakage_estimate, summarise_protocol
 from cxr_model.environment import environment_record
-from cxr_model.folds import CrossvalConfig, plan_folds
+from cxr_model.folds import PROTOCOLS, CrossvalConfig, plan_folds
 from cxr_model.index import data_digest, patient_summary, read_index
 from cxr_model.labels import order_classes
 from cxr_model.metrics import Estimate
 from cxr_model.page import data_uri, template_environment
 from cxr_model.run_folder import RunFolder, atomic_path, read_json, write_json, write_table
+from cxr_model.stages import read_predictions
 
 SCHEMA_VERSION = 1
 TITLES = {
@@ -39,14 +40,14 @@ def write_crossval(
     rows: list[dict[str, Any]] = []
     for protocol in crossval.protocols:
         folds = [fold for fold in plan_folds(crossval) if fold.protocol == protocol]
-        runs = [RunFolder(run.root / "folds" / fold.name) for fold in folds]
+        runs = [RunFolder(run.folds / fold.name) for fold in folds]
         tables[protocol] = pd.concat(
-            pd.read_csv(each.predictions, keep_default_na=False, dtype={"group": str})
+            read_predictions(each.predictions)
             .drop(columns="split")
             .assign(repeat=fold.repeat, fold=fold.number)
             for each, fold in zip(runs, folds, strict=True)
         ).reset_index(drop=True)
-        write_table(run.root / f"predictions-{protocol}.csv", tables[protocol])
+        write_table(run.protocol_predictions(protocol), tables[protocol])
         records = [read_json(each.metrics) for each in runs]
         rows.append(
             {
@@ -85,7 +86,7 @@ def write_crossval(
         ),
         "environment": environment_record(rows[0]["device"]),
     }
-    write_json(run.root / "crossval.json", record)
+    write_json(run.crossval, record)
     _write_page(run, record, tables)
     return record
 
@@ -126,7 +127,7 @@ def as_estimate(figure: dict[str, Any], n: int) -> Estimate:
 
 def crossval_headline(record: dict[str, Any]) -> dict[str, Any]:
     """What lists of runs show: the figures of the stricter protocol."""
-    row = record["rows"][-1]
+    row = max(record["rows"], key=lambda row: PROTOCOLS.index(row["protocol"]))
     n = record["data"]["num_films"]
     return {
         "preset": record["preset"],

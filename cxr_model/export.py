@@ -93,6 +93,8 @@ def _write_torchscript(classifier: nn.Module, batch: Tensor, path: Path) -> Tens
     with warnings.catch_warnings(), torch.inference_mode():
         # torch would rather have torch.export; programs that load TorchScript are still about.
         warnings.simplefilter("ignore", FutureWarning)
+        # Shapes decide the path through some networks; an exported one has one shape but for N.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         traced = torch.jit.trace(classifier, batch[:2])  # type: ignore[no-untyped-call]
         torch.jit.save(traced, path)
         answers: Tensor = torch.jit.load(path)(batch)  # type: ignore[no-untyped-call]

@@ -27,24 +27,31 @@ class CrossvalConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     protocols: tuple[Protocol, ...] = PROTOCOLS
-    """``naive`` (films dealt out singly), ``grouped`` (patients and duplicates together)."""
+    """``naive`` (films dealt out singly), ``grouped`` (patients, series, duplicates together)."""
     num_folds: int = 5
     repeats: int = 1
     """Each one with other folds and another seed of the training."""
     validation_fraction: float = 0.0
-    """Share of a fold's training films that chooses the epoch; 0: the last epoch is kept."""
+    """Share of a fold's training films that chooses the epoch, one in a whole number (0.1, 0.2,
+    0.25); 0: the last epoch is kept."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         require_seed("crossval.seed", self.seed)
-        require(bool(self.protocols), "crossval.protocols", self.protocols, "name one")
+        require(
+            0 < len(set(self.protocols)) == len(self.protocols),
+            "crossval.protocols",
+            self.protocols,
+            "name each once",
+        )
         require(self.num_folds >= 2, "crossval.num_folds", self.num_folds, "use at least 2")
         require(self.repeats >= 1, "crossval.repeats", self.repeats, "use at least 1")
+        parts = 1 / self.validation_fraction if self.validation_fraction else 2.0
         require(
-            0 <= self.validation_fraction <= 0.5,
+            2 <= parts <= 20 and abs(parts - round(parts)) < 0.02 * parts,
             "crossval.validation_fraction",
             self.validation_fraction,
-            "use 0 to 0.5",
+            "use 0, or one in 2 to 20, such as 0.1 or 0.25",
         )
 
 
@@ -103,10 +110,17 @@ def fold_splits(index: pd.DataFrame, fold: Fold, crossval: CrossvalConfig) -> pd
     outer = (folds["fold"] == fold.number).to_numpy()
     split = np.where(outer, "holdout", "train").astype(object)
     if crossval.validation_fraction > 0:
-        num_parts = max(2, round(1 / crossval.validation_fraction))
+        num_parts = round(1 / crossval.validation_fraction)
         inner = _deal(folds[~outer], fold.protocol, num_parts, seed)
         split[np.flatnonzero(~outer)[inner == 1]] = "validation"
-    return folds.assign(split=split)[list(COLUMNS)]
+    splits = folds.assign(split=split)[list(COLUMNS)]
+    present = splits.groupby("split")["label"].nunique()
+    if (present < splits["label"].nunique()).any():
+        raise DataError(
+            f"fold {fold.name}: a class has no film in {present.idxmin()}; use fewer folds, or "
+            "another crossval.validation_fraction"
+        )
+    return splits
 
 
 def _deal(

@@ -38,7 +38,7 @@ def explain(
     """
     device = resolve_device(config.training.device)
     network, card = load_model(run, device)
-    predictions = read_predictions(run)
+    predictions = read_predictions(run.predictions)
     chosen = choose_films(predictions, config.explain)
     masks = read_index(run.index).set_index("path")["mask"]
     rows: list[dict[str, Any]] = []

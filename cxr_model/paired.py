@@ -21,6 +21,8 @@ def compare_predictions(
     when they are not.
     """
     first, second = (table.sort_values("path").reset_index(drop=True) for table in (first, second))
+    if first["path"].duplicated().any():
+        raise DataError(f"{first['path'].mode()[0]}: is predicted twice; compare one repeat")
     if not first[["path", "label"]].equals(second[["path", "label"]]):
         raise DataError(
             f"{len(first)} and {len(second)} predictions: not of the same films and labels; "

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cxr_model.cache import decode_film
+from cxr_model.errors import DataError
 from cxr_model.films import films_to_tensor, predict_logits
 from cxr_model.labels import IMAGE_SUFFIXES
 from cxr_model.model_files import ModelCard
@@ -25,6 +26,8 @@ def decode_folder(folder: Path | None, card: ModelCard, most: int = 64) -> NDArr
     found = folder.rglob("*") if folder else ()
     paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
     step = max(1, len(paths) // most)  # from all parts of the folder
+    if folder and not paths:
+        raise DataError(f"{folder}: holds no image file; name a folder of films")
     if paths:
         films = [decode_film(path, card.size_px, color) for path in paths[::step][:most]]
         return np.stack(films)

@@ -106,7 +106,7 @@ def _draw_figures(run: RunFolder, metrics: dict[str, Any], model: dict[str, Any]
 
 def _holdout_predictions(run: RunFolder, classes: list[str]) -> tuple[Any, Any]:
     """True class names (N,) and probabilities (N, C) of the holdout films."""
-    table = read_predictions(run)
+    table = read_predictions(run.predictions)
     table = table[table["split"] == "holdout"]
     probabilities = table[[f"probability_{label}" for label in classes]]
     return table["label"].to_numpy(dtype=str), probabilities.to_numpy(dtype=np.float64)

@@ -53,6 +53,23 @@ class RunFolder:
         return self.root / ".checkpoints"
 
     @property
+    def folds(self) -> Path:
+        """Of a cross-validation: a run folder for each training."""
+        return self.root / "folds"
+
+    @property
+    def crossval_config(self) -> Path:
+        return self.root / "crossval-config.json"
+
+    @property
+    def crossval(self) -> Path:
+        """What ``metrics.json`` is to a single training."""
+        return self.root / "crossval.json"
+
+    def protocol_predictions(self, protocol: str) -> Path:
+        return self.root / f"predictions-{protocol}.csv"
+
+    @property
     def predictions(self) -> Path:
         return self.root / "predictions.csv"
 

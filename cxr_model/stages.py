@@ -85,7 +85,8 @@ def train(
     )
     with deterministic_algorithms(config.training.deterministic):
         trainer = Trainer(network, films, config.training, config.augment, precision)
-        checkpoints = Checkpoints(run.checkpoints, identity=_training_identity(run, config))
+        identity = _training_identity(run, config, classes, precision)
+        checkpoints = Checkpoints(run.checkpoints, identity=identity)
         _train_on(trainer, checkpoints, run, on_epoch, on_checkpoint)
     card = ModelCard(
         run_id=run_id,
@@ -121,15 +122,18 @@ def _train_on(
     on_checkpoint: Callable[[Path], None],
 ) -> None:
     """From the newest checkpoint, or from the start, to the last epoch."""
-    state = checkpoints.latest(trainer.device)
+    state = checkpoints.latest()
     if state is not None:
         trainer.restore(state)
+        if trainer.processes.is_first:
+            _write_history(run, trainer)
         log.info("resuming after epoch %d, step %d", trainer.epoch, trainer.step)
     saved_at = time.monotonic()
 
     def save_within_epoch() -> None:
         nonlocal saved_at
-        if time.monotonic() - saved_at > 60 * trainer.config.checkpoint_minutes:
+        due = time.monotonic() - saved_at > 60 * trainer.config.checkpoint_minutes
+        if due and trainer.is_sound():
             checkpoints.save(trainer.state(), trainer.step)
             saved_at = time.monotonic()
 
@@ -138,19 +142,27 @@ def _train_on(
     for record in trainer.epochs(save_within_epoch if alone else lambda: None):
         if not trainer.processes.is_first:
             continue
-        write_table(run.history, pd.DataFrame([asdict(row) for row in trainer.history]))
         path = checkpoints.save(trainer.state(), trainer.step)
+        _write_history(run, trainer)
         saved_at = time.monotonic()
         on_checkpoint(path)
         on_epoch(record)
 
 
-def _training_identity(run: RunFolder, config: RunConfig) -> str:
+def _write_history(run: RunFolder, trainer: Trainer) -> None:
+    write_table(run.history, pd.DataFrame([asdict(row) for row in trainer.history]))
+
+
+def _training_identity(
+    run: RunFolder, config: RunConfig, classes: list[str], precision: torch.dtype
+) -> str:
     """Digest of all that decides the weights; what may differ when a run goes on is left out."""
     training = asdict(config.training)
-    for name in ("device", "num_devices", "checkpoint_minutes"):
+    for name in ("device", "num_devices", "checkpoint_minutes", "precision"):
         del training[name]
     decides = {
+        "classes": classes,
+        "precision": str(precision),
         "splits": sha256_file(run.splits),
         "size_px": config.data.size_px,
         "color": config.data.color,
@@ -209,9 +221,7 @@ def predict_films(
     )
 
 
-def read_predictions(run: RunFolder) -> pd.DataFrame:
-    return pd.read_csv(
-        run.predictions,
-        dtype=dict.fromkeys(("path", "sha256", "split", "label", "predicted"), str),
-        keep_default_na=False,
-    )
+def read_predictions(path: Path) -> pd.DataFrame:
+    """A table of predictions; names stay text, whatever they look like."""
+    names = ("path", "sha256", "split", "label", "predicted", "group")
+    return pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False)

@@ -128,6 +128,7 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self.best: EpochRecord | None = None
         self.best_state: dict[str, Tensor] = {}
+        self._last_good: State = {}
         self._last_good = copy.deepcopy(self.state())
 
     @property
@@ -150,6 +151,8 @@ class Trainer:
             "history": [asdict(record) for record in self.history],
             "best": self.best and asdict(self.best),
             "best_state": self.best_state,
+            # What to go back to, should the running epoch diverge.
+            "last_good": self._last_good if self.position else None,
         }
 
     def restore(self, state: State) -> None:
@@ -158,12 +161,19 @@ class Trainer:
         for name in ("epoch", "position", "elapsed_s", "rate_factor", "num_parts", "best_state"):
             setattr(self, name, state[name])
         self.losses.copy_(state["losses"])
+        if not self.processes.is_first:
+            self.losses.zero_()  # they are summed over processes, and are the first one's here
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.best = EpochRecord(**state["best"]) if state["best"] else None
-        self._last_good = copy.deepcopy(self.state())
+        self._last_good = state["last_good"] or copy.deepcopy(self.state())
+
+    def is_sound(self) -> bool:
+        """Whether losses and weights are finite; reads back from the device."""
+        values = [self.losses[: self.position], *self.network.parameters()]
+        return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
     def epochs(self, on_step: Callable[[], None] = lambda: None) -> Iterator[EpochRecord]:
         """Train to the end, one record an epoch; ``on_step`` is called within epochs.
@@ -211,6 +221,12 @@ class Trainer:
             self.elapsed_s = time.perf_counter() - started
             on_step()
         train_loss = self._mean_loss(batches)  # waits for the device
+        if not self.is_sound():
+            raise DivergenceError(
+                f"weights are not finite after epoch {self.epoch + 1} (last loss "
+                f"{train_loss:.4g}); lower training.learning_rate "
+                f"(now {self.config.learning_rate:g})"
+            )
         train_seconds = time.perf_counter() - started
         loss, accuracy, balanced = self._validate()
         return EpochRecord(
@@ -236,7 +252,9 @@ class Trainer:
                 loss = self._backward(*self._batch(rows_B))
                 break
             except torch.OutOfMemoryError as error:
-                self._use_smaller_parts(len(rows_B[self.processes.share]), error)
+                told = str(error).splitlines()[0]
+            # Outside of the handler, whose traceback keeps the activations alive.
+            self._use_smaller_parts(len(rows_B[self.processes.share]), told)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step)
         self.optimizer.step()
@@ -286,16 +304,17 @@ class Trainer:
             return self.model.no_sync()
         return nullcontext()
 
-    def _use_smaller_parts(self, num_films: int, error: torch.OutOfMemoryError) -> None:
+    def _use_smaller_parts(self, num_films: int, told: str) -> None:
         """Halve what is on the device at once; a batch's gradients stay those of the whole.
 
-        Batch norm takes its statistics over a part.
+        Batch norm takes its statistics over a part. Of several processes none may go its own
+        way: the others wait for it in the middle of the network.
         """
+        at_once = f"{self.device}: out of memory with {num_films // self.num_parts} films at once"
+        if self.processes.count > 1:
+            raise OutOfMemory(f"{at_once} ({told}); use a smaller training.batch_size")
         if self.num_parts * 2 > num_films:
-            raise OutOfMemory(
-                f"{self.device}: out of memory with {num_films // self.num_parts} films at once "
-                f"({str(error).splitlines()[0]}); use a smaller network or data.size_px"
-            ) from error
+            raise OutOfMemory(f"{at_once} ({told}); use a smaller network or data.size_px")
         self.num_parts *= 2
         torch.cuda.empty_cache()
         log.warning(

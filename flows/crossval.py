@@ -12,7 +12,7 @@ from cxr_model.folds import CrossvalConfig, Fold, plan_folds
 from cxr_model.run_folder import write_json
 from flows.run_id import new_run_id
 from flows.settings import Settings
-from flows.start import set_up_logging, start_run
+from flows.start import set_up_logging, started_run
 from flows.task_runner import fold_runner
 from tasks.crossval import train_fold, write_crossval_report
 from tasks.ingest import ingest
@@ -64,16 +64,17 @@ def crossval(
     folds = plan_folds(crossval)
     runner = fold_runner(settings.task_runner, len(folds), on_gpu=device.type == "cuda")
     check_store(settings.store, run_id)
-    run = start_run(settings.runs_dir / run_id, config, keep=("folds",) if resume else ())
-    write_json(run.root / "crossval-config.json", asdict(crossval))
-    films = ingest(config, settings.data_dir, settings.store)
-    index_films(run.root, config, films.root)
-    check_folds(run.root, crossval)
-    cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
-    train_folds.with_options(task_runner=runner.runner)(
-        run.root, folds, config, crossval, cache, runner.num_threads
-    )
-    headline = write_crossval_report(run.root, run_id, config, crossval, films.source)
-    report_url = publish(settings.store, run.root, run_id, headline)
-    show_link(run_id, report_url)
+    kept = ("folds",) if resume else ()
+    with started_run(settings.runs_dir / run_id, config, keep=kept) as run:
+        write_json(run.crossval_config, asdict(crossval))
+        films = ingest(config, settings.data_dir, settings.store)
+        index_films(run.root, config, films.root)
+        check_folds(run.root, crossval)
+        cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
+        train_folds.with_options(task_runner=runner.runner)(
+            run.root, folds, config, crossval, cache, runner.num_threads
+        )
+        headline = write_crossval_report(run.root, run_id, config, crossval, films.source)
+        report_url = publish(settings.store, run.root, run_id, headline)
+        show_link(run_id, report_url)
     return run_id

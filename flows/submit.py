@@ -109,7 +109,7 @@ def _failure(state: str, message: str) -> Exception:
         return CxrError(told[2])
     if state == "Cancelled":
         return StackError(
-            "the flow run was cancelled; start it again, or go on with 'cxr train --resume'"
+            "the flow run was cancelled; start it again, or go on with --resume and its id"
         )
     return RuntimeError(f"the flow run ended as {state}: {message}")
 

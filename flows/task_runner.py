@@ -8,7 +8,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from cxr_model.errors import ConfigError
 
-_REMEDY = "use processes[:N], threads[:N], dask[:ADDRESS] or ray[:ADDRESS]"
+_REMEDY = "use processes[:N], threads, dask[:ADDRESS] or ray[:ADDRESS]"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,14 @@ def fold_runner(text: str, num_folds: int, *, on_gpu: bool) -> FoldRunner:
     kind, _, detail = text.partition(":")
     if kind in ("processes", "threads"):
         cores = os.cpu_count() or 1
-        at_once = _number(text, detail) if detail else 1 if on_gpu else min(cores, num_folds)
+        # Dropout draws from torch's one generator: two folds in one process would mix theirs.
+        at_once = 1 if kind == "threads" or on_gpu else min(cores, num_folds)
+        if detail:
+            at_once = _number(text, detail)
+        if kind == "threads" and at_once > 1:
+            raise ConfigError(
+                f"CXR_TASK_RUNNER={text!r}: threads take one fold at a time; use processes"
+            )
         num_threads = max(1, cores // at_once)
         if kind == "threads":
             return FoldRunner(ThreadPoolTaskRunner(max_workers=at_once), num_threads)
@@ -37,7 +44,9 @@ def fold_runner(text: str, num_folds: int, *, on_gpu: bool) -> FoldRunner:
         if kind == "dask":
             from prefect_dask.task_runners import DaskTaskRunner
 
-            return FoldRunner(DaskTaskRunner(address=detail or None), None)
+            if detail:
+                return FoldRunner(DaskTaskRunner(address=detail), None)
+            return FoldRunner(DaskTaskRunner(cluster_kwargs={"threads_per_worker": 1}), 1)
         if kind == "ray":
             from prefect_ray.task_runners import RayTaskRunner
 

@@ -9,14 +9,15 @@ from prefect import flow, runtime
 
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
+from cxr_model.run_folder import RunFolder
 from flows.run_id import new_run_id
 from flows.settings import Settings
-from flows.start import set_up_logging, start_run
+from flows.start import set_up_logging, started_run
 from tasks.evaluate import evaluate_holdout, explain_holdout
 from tasks.ingest import ingest
 from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, index_films, split_films
-from tasks.publish import check_store, find_checkpoint, publish
+from tasks.publish import check_store, find_checkpoint, forget_checkpoints, publish
 from tasks.report import show_figures, show_report, write_report
 from tasks.train import train_network
 
@@ -53,14 +54,24 @@ def train(
     set_up_logging()
     run_id = run_id or new_run_id(config)
     check_run_id(run_id)
-    settings, clock = Settings.from_environment(), StageClock()
+    settings = Settings.from_environment()
     # Asked first: hours of training are not to end at a closed door.
     resolve_device(config.training.device)
     check_store(settings.store, run_id)
     kept = (".checkpoints",) if resume else ()
-    run = start_run(settings.runs_dir / run_id, config, keep=kept)
+    with started_run(settings.runs_dir / run_id, config, keep=kept) as run:
+        _work_through(run, config, run_id, settings, resume=resume)
+    return run_id
+
+
+def _work_through(
+    run: RunFolder, config: RunConfig, run_id: str, settings: Settings, *, resume: bool
+) -> None:
+    clock = StageClock()
     if resume:
         find_checkpoint(settings.store, run.root, run_id)
+    else:
+        forget_checkpoints(settings.store, run_id)
     on_worker = runtime.deployment.id is not None
     with clock("ingest"):
         films = ingest(config, settings.data_dir, settings.store)
@@ -92,4 +103,3 @@ def train(
     show_figures(run.root, run_id, holdout)
     report_url = publish(settings.store, run.root, run_id, headline)
     show_report(run_id, holdout, report_url)
-    return run_id

@@ -27,10 +27,12 @@ def put_checkpoint(store: ObjectStore, run: RunFolder, run_id: str, path: Path) 
 
 
 def fetch_checkpoint(store: ObjectStore, run: RunFolder, run_id: str) -> bool:
-    """Fetch the newest checkpoint into ``run``; whether there is one."""
+    """Fetch the bucket's checkpoint into ``run`` if it is newer; whether it was fetched."""
     try:
         latest = json.loads(store.read_bytes(_key(run_id, "latest.json")))
     except MissingObjectError:
+        return False
+    if any(path.name >= latest["name"] for path in run.checkpoints.glob("*.pt")):
         return False
     store.download_file(
         _key(run_id, latest["name"]),

@@ -51,7 +51,7 @@ def train_fold(
             record.seconds,
         )
 
-    run = RunFolder(root / "folds" / fold.name)
+    run = RunFolder(RunFolder(root).folds / fold.name)
     run_fold(run, fold, splits, fold_config, FilmCache.open(cache_folder), tell)
 
 

@@ -44,7 +44,8 @@ def publish(location: StoreLocation, run_root: Path, run_id: str, headline: dict
         manifest = publish_run(store, RunFolder(run_root), run_id, headline)
         url = report_url(store, run_id)
         drop_checkpoints(store, run_id)
-    shutil.rmtree(RunFolder(run_root).checkpoints, ignore_errors=True)
+    for folder in run_root.rglob(".checkpoints"):
+        shutil.rmtree(folder, ignore_errors=True)
     get_run_logger().info(
         "%d objects, %.1f MB, below %s",
         len(manifest.objects),
@@ -63,9 +64,19 @@ def publish(location: StoreLocation, run_root: Path, run_id: str, headline: dict
 def find_checkpoint(location: StoreLocation, run_root: Path, run_id: str) -> None:
     """See that an interrupted run's newest checkpoint is here, from the bucket if need be."""
     run, logger = RunFolder(run_root), get_run_logger()
-    if any(run.checkpoints.glob("*.pt")):
-        logger.info("resuming from %s", run.checkpoints)
-        return
     with ObjectStore(location) as store:
-        found = fetch_checkpoint(store, run, run_id)
-    logger.info("resuming from the bucket" if found else "no checkpoint yet: from the start")
+        fetch_checkpoint(store, run, run_id)
+    files = sorted(run.checkpoints.glob("*.pt"))
+    logger.info("resuming from %s", files[-1].name if files else "the start: no checkpoint yet")
+
+
+@task(
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def forget_checkpoints(location: StoreLocation, run_id: str) -> None:
+    """Those of an earlier run of this id that was never published."""
+    with ObjectStore(location) as store:
+        drop_checkpoints(store, run_id)

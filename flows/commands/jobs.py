@@ -74,9 +74,12 @@ def crossval(
     if resume:
         _refuse_beside_resume(data, config, settings_, run_id, protocol)
         run_config, run_id = _settings_of(resume, settings), resume
-        plan_file = settings.runs_dir / resume / "crossval-config.json"
+        plan_file = RunFolder(settings.runs_dir / resume).crossval_config
         if not plan_file.exists():
-            raise ConfigError(f"run {resume}: is no cross-validation begun on this machine")
+            raise ConfigError(
+                f"run {resume}: is no cross-validation begun on this machine; begin one with "
+                "'cxr crossval'"
+            )
         plan = crossval_config(read_json(plan_file))
     else:
         run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
@@ -97,8 +100,8 @@ def bench(
     data: Data = None,
     preset: Preset = "standard",
     settings_: Setting = None,
-    rounds: Annotated[int, typer.Option(help="Times each contestant is measured.")] = 5,
-    steps: Annotated[int, typer.Option(help="Batches a time, for train.")] = 4,
+    rounds: Annotated[int, typer.Option(help="Times each contestant is measured.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Batches a time, for train.", min=1)] = 4,
     as_json: Json = False,
 ) -> None:
     """Measure speed beside the references, in turn in one run: medians and ratios."""

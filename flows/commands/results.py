@@ -139,7 +139,7 @@ def export(
         raise ConfigError(f"--format {format_!r}: use one of {', '.join(FORMATS)}")
     model = _fetch_model(run)
     card = ModelCard.read(model.model_card)
-    path = to or Path(card.run_id).with_suffix(SUFFIXES[format_])
+    path = to or Path(card.run_id + SUFFIXES[format_])
     compared = decode_folder(films, card)
     difference = export_model(model, format_, path, compared)
     if as_json:

@@ -22,8 +22,6 @@ from cxr_model.run_folder import RunFolder, sha256_file
 from cxr_model.splits import assign_splits, write_splits
 from cxr_model.stages import train
 
-CPU = torch.device("cpu")
-
 
 def state(number: int) -> dict[str, object]:
     return {"epoch": number, "weights": torch.full((3,), float(number)), "history": [{"a": 1.5}]}
@@ -31,14 +29,21 @@ def state(number: int) -> dict[str, object]:
 
 def test_the_newest_state_comes_back_and_two_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "kept", "id")
-    assert checkpoints.latest(CPU) is None
+    assert checkpoints.latest() is None
     for number in (1, 2, 10):
         checkpoints.save(state(number), number)
-    found = checkpoints.latest(CPU)
+    found = checkpoints.latest()
     assert found is not None
     assert found["epoch"] == 10
     assert torch.equal(found["weights"], torch.full((3,), 10.0))
     assert [path.name for path in checkpoints.files()] == ["step-00000010.pt", "step-00000002.pt"]
+
+
+def test_files_of_a_training_that_went_back_are_dropped(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "id")
+    for step in (100, 150, 130):
+        checkpoints.save(state(step), step)
+    assert [path.name for path in checkpoints.files()] == ["step-00000130.pt", "step-00000100.pt"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half a zip file", b"\x00" * 4096])
@@ -48,7 +53,7 @@ def test_a_damaged_state_is_told_and_the_one_before_is_taken(
     checkpoints = Checkpoints(tmp_path, "id")
     checkpoints.save(state(1), 1)
     checkpoints.save(state(2), 2).write_bytes(damage)
-    found = checkpoints.latest(CPU)
+    found = checkpoints.latest()
     assert found is not None
     assert found["epoch"] == 1
     assert "step-00000002.pt: cannot be read" in caplog.text
@@ -57,7 +62,7 @@ def test_a_damaged_state_is_told_and_the_one_before_is_taken(
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
     Checkpoints(tmp_path, "these").save(state(1), 1)
     with pytest.raises(ConfigError, match="is of other settings, films or another version"):
-        Checkpoints(tmp_path, "those").latest(CPU)
+        Checkpoints(tmp_path, "those").latest()
 
 
 CONFIG = replace(
@@ -138,8 +143,10 @@ def test_a_finished_training_is_not_done_again(
     films: tuple[pd.DataFrame, Path], unbroken: RunFolder
 ) -> None:
     told: list[object] = []
+    unbroken.history.unlink()  # a flow that goes on begins with its checkpoints alone
     train(unbroken, "r", CONFIG, FilmCache.open(films[1]), told.append)
     assert told == []
+    assert len(comparable(unbroken)) == CONFIG.training.epochs
 
 
 def test_other_settings_do_not_go_on_from_a_checkpoint(

@@ -11,11 +11,13 @@ from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import PhantomConfig, RunConfig
 from cxr_model.crossval import mean_over_folds, run_fold
 from cxr_model.crossval_report import crossval_headline, summary_markdown, write_crossval
+from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, fold_splits, plan_folds
 from cxr_model.index import build_index, write_index
 from cxr_model.phantom import write_phantoms
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, read_json, sha256_file
+from cxr_model.splits import read_splits
 from cxr_model.trainer import EpochRecord
 
 PLAN = CrossvalConfig(num_folds=2)
@@ -92,17 +94,34 @@ def test_folds_are_trained_on_different_films(run: RunFolder) -> None:
     assert len({sha256_file(RunFolder(folder).weights) for folder in folders}) == len(folders)
 
 
-def test_intervals_of_equal_folds_are_narrow_and_centred() -> None:
-    figure = mean_over_folds([0.8, 0.9], test_share=0.5)
-    assert figure["mean"] == pytest.approx(0.85)
-    assert figure["ci_low"] < 0.8
+def test_the_interval_is_widened_for_films_that_trainings_share() -> None:
+    values = [0.81, 0.86, 0.84, 0.9]
+    spread = np.std(values, ddof=1) * np.sqrt(1 / 4 + 1 / 3)  # Nadeau & Bengio's correction
+    low, high = stats.t.interval(0.95, 3, np.mean(values), spread)
+    figure = mean_over_folds(values, test_to_train=1 / 3)
+    assert (figure["ci_low"], figure["ci_high"]) == pytest.approx((low, min(1.0, high)))
     assert mean_over_folds([0.8, 0.8, 0.8], 1 / 3)["ci_low"] == pytest.approx(0.8)
+
+
+def test_a_fold_of_other_films_is_not_taken_for_done(run: RunFolder, config: RunConfig) -> None:
+    fold = plan_folds(PLAN)[0]
+    folder = RunFolder(run.folds / fold.name)
+    fewer = read_splits(folder.splits)[1:].reset_index(drop=True)
+    with pytest.raises(ConfigError, match="was trained on other films"):
+        run_fold(folder, fold, fewer, config, None, lambda _: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", [("naive", "grouped"), ("grouped", "naive")])
+def test_lists_of_runs_show_the_stricter_protocol(run: RunFolder, order: tuple[str, str]) -> None:
+    record = read_json(run.crossval)
+    record["rows"].sort(key=lambda row: order.index(row["protocol"]))
+    assert crossval_headline(record)["network"].endswith("grouped")
 
 
 def test_without_shared_films_the_interval_is_students() -> None:
     values = [0.81, 0.86, 0.84, 0.9]
     expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    figure = mean_over_folds(values, test_share=0.0)
+    figure = mean_over_folds(values, test_to_train=0.0)
     assert (figure["ci_low"], figure["ci_high"]) == pytest.approx(expected)
 
 

@@ -92,7 +92,8 @@ def test_every_fold_of_every_protocol_and_repeat_is_planned_once() -> None:
         ({"num_folds": 1}, "crossval.num_folds=1: use at least 2"),
         ({"repeats": 0}, "crossval.repeats=0"),
         ({"protocols": ()}, "crossval.protocols"),
-        ({"validation_fraction": 0.9}, "crossval.validation_fraction=0.9: use 0 to 0.5"),
+        ({"protocols": ("naive", "naive")}, "crossval.protocols=.*name each once"),
+        ({"validation_fraction": 0.4}, "crossval.validation_fraction=0.4: use 0, or one in"),
     ],
 )
 def test_impossible_plans_are_refused_by_name(changes: dict[str, object], message: str) -> None:

@@ -88,7 +88,7 @@ def _metrics(run: RunFolder) -> dict[str, Any]:
 
 
 def test_figures_agree_with_the_published_predictions(run: RunFolder) -> None:
-    holdout = read_predictions(run).query("split == 'holdout'")
+    holdout = read_predictions(run.predictions).query("split == 'holdout'")
     figures = _metrics(run)["holdout"]
     assert figures["n"] == len(holdout) == 6
     expected = accuracy_score(holdout["label"], holdout["predicted"])
@@ -98,7 +98,7 @@ def test_figures_agree_with_the_published_predictions(run: RunFolder) -> None:
 
 
 def test_probabilities_add_up_and_name_the_prediction(run: RunFolder) -> None:
-    predictions = read_predictions(run)
+    predictions = read_predictions(run.predictions)
     columns = ["probability_normal", "probability_pneumonia", "probability_covid"]
     np.testing.assert_allclose(predictions[columns].sum(axis=1), 1)
     named = predictions[columns].idxmax(axis=1).str.removeprefix("probability_")
@@ -121,7 +121,7 @@ def test_the_saved_network_predicts_files_as_it_predicted_the_holdout(
     run: RunFolder, root: Path
 ) -> None:
     network, card = load_model(run, torch.device("cpu"))
-    expected = read_predictions(run)
+    expected = read_predictions(run.predictions)
     answered = predict_files([root / path for path in expected["path"]], network, card)
     assert answered["predicted"].tolist() == expected["predicted"].tolist()
     for name in card.classes:
@@ -141,7 +141,9 @@ def test_every_listed_map_is_there_with_its_film(run: RunFolder) -> None:
 
 def test_pointing_game_stands_in_the_record_where_masks_exist(run: RunFolder) -> None:
     figures = _metrics(run)["explanations"]
-    predictions = read_predictions(run).query("split == 'holdout' and label == predicted")
+    predictions = read_predictions(run.predictions).query(
+        "split == 'holdout' and label == predicted"
+    )
     diseased = predictions.query("label != 'normal'")
     if len(diseased):
         assert figures["grad_cam_pointing_game"]["n"] == len(diseased)

@@ -162,6 +162,47 @@ def test_a_training_that_diverges_goes_back_once_and_on_at_a_tenth_of_the_rate(
     assert "going back to the end of epoch 1" in caplog.text
 
 
+def test_a_training_resumed_within_an_epoch_goes_back_to_that_epochs_start(
+    tmp_path: Path,
+) -> None:
+    first, path = _trainer(), tmp_path / "state.pt"
+
+    def stop_at() -> None:
+        if first.step == 8:
+            torch.save(first.state(), path)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(first.epochs(stop_at))
+    second = _trainer()
+    second.restore(torch.load(path, weights_only=True))
+    _spoil(second, [1])  # the tenth step of all, in the second epoch
+    list(second.epochs())
+    whole = _trainer()
+    _spoil(whole, [9])
+    list(whole.epochs())
+    assert [_comparable(record) for record in second.history] == [
+        _comparable(record) for record in whole.history
+    ]
+
+
+def test_weights_that_an_epochs_last_step_breaks_are_not_kept() -> None:
+    trainer = _trainer()
+    step, broken = trainer.optimizer.step, []
+
+    def break_once(*_: Any, **__: Any) -> None:
+        step()
+        if trainer.step == 11 and not broken:  # the last of the second epoch
+            broken.append(True)
+            torch.nn.init.constant_(trainer.network.head.weight, math.nan)  # type: ignore[union-attr, arg-type]
+
+    trainer.optimizer.step = break_once  # type: ignore[method-assign]
+    records = list(trainer.epochs())
+    assert broken
+    assert [record.epoch for record in records] == [1, 2, 3, 4]
+    assert trainer.is_sound()
+
+
 def test_a_training_that_diverges_again_is_told_with_the_setting_to_change() -> None:
     trainer = _trainer()
     _spoil(trainer, [8, 14])

@@ -17,17 +17,25 @@ def test_folds_share_the_cores() -> None:
 
 
 def test_a_gpu_trains_one_fold_at_a_time_unless_told_otherwise() -> None:
-    chosen = fold_runner("threads", 10, on_gpu=True)
-    assert isinstance(chosen.runner, ThreadPoolTaskRunner)
+    chosen = fold_runner("processes", 10, on_gpu=True)
+    assert isinstance(chosen.runner, ProcessPoolTaskRunner)
     assert chosen.runner._max_workers == 1
-    told = fold_runner("threads:3", 10, on_gpu=True).runner
-    assert isinstance(told, ThreadPoolTaskRunner)
+    told = fold_runner("processes:3", 10, on_gpu=True).runner
+    assert isinstance(told, ProcessPoolTaskRunner)
     assert told._max_workers == 3
+
+
+def test_threads_take_one_fold_at_a_time() -> None:
+    chosen = fold_runner("threads", 10, on_gpu=False).runner
+    assert isinstance(chosen, ThreadPoolTaskRunner)
+    assert chosen._max_workers == 1
+    with pytest.raises(ConfigError, match=r"threads:2.*one fold at a time; use processes"):
+        fold_runner("threads:2", 10, on_gpu=False)
 
 
 @pytest.mark.parametrize("text", ["processes:0", "processes:many", "slurm", ""])
 def test_other_names_are_refused_with_those_there_are(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"CXR_TASK_RUNNER='.*': use processes\[:N\], threads"):
+    with pytest.raises(ConfigError, match=r"CXR_TASK_RUNNER='.*': use processes\[:N\], threads,"):
         fold_runner(text, 10, on_gpu=False)
 
 
