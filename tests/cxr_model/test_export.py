@@ -57,7 +57,7 @@ def test_safetensors_come_with_the_card_that_rebuilds_the_network(tmp_path: Path
     assert json.loads(path.with_suffix(".json").read_text())["classes"] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("kind", SUFFIXES)
+@pytest.mark.parametrize("kind", ["torchscript", "safetensors"])
 def test_nothing_is_left_half_written(kind: Format, tmp_path: Path) -> None:
     path = tmp_path / "out" / f"model{SUFFIXES[kind]}"
     export_model(saved_run(tmp_path / "run"), kind, path, FILMS)

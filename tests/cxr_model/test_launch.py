@@ -10,14 +10,17 @@ from safetensors.torch import load_file
 
 from cxr_model.cache import build_cache
 from cxr_model.config import PhantomConfig, RunConfig, TrainingConfig
-from cxr_model.errors import CxrError
+from cxr_model.distributed import Processes
+from cxr_model.errors import ConfigError, CxrError, DeviceError
+from cxr_model.films import FilmSet
 from cxr_model.index import build_index, write_index
-from cxr_model.launch import train_on_devices
+from cxr_model.launch import _failure, train_on_devices
+from cxr_model.network import build_network, network_arguments
 from cxr_model.phantom import write_phantoms
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.splits import assign_splits, write_splits
-from cxr_model.trainer import EpochRecord
+from cxr_model.trainer import EpochRecord, Trainer, TrainingFilms
 
 # Dropout is drawn by each process for itself; all else is equal.
 CONFIG = replace(
@@ -74,9 +77,35 @@ def test_two_processes_descend_as_one_does(
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_what_ends_the_processes_is_told_in_one_line(
-    films: tuple[pd.DataFrame, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("output", "kind", "message"),
+    [
+        ("W1 a warning\nerror: films.csv: is gone; fetch it\n", CxrError, "films.csv: is gone"),
+        ("Traceback\nRuntimeError: no such thing\n\n", DeviceError, "RuntimeError: no such thing"),
+        ("", DeviceError, "no output"),
+    ],
+)
+def test_what_ended_the_processes_is_told_in_one_line(
+    output: str, kind: type[CxrError], message: str, tmp_path: Path
 ) -> None:
-    training = replace(CONFIG.training, batch_size=2)
-    with pytest.raises(CxrError, match=r"batches of 2 films cannot be shared by 3 processes"):
-        trained(tmp_path / "run", films, on_devices(3, replace(CONFIG, training=training)), [])
+    log = tmp_path / "log"
+    log.write_text(output)
+    failure = _failure(log)
+    assert type(failure) is kind
+    assert message in str(failure)
+
+
+def test_batches_too_small_to_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Processes, "joined", classmethod(lambda cls: cls(rank=0, count=3)))
+    monkeypatch.setattr("cxr_model.trainer.DistributedDataParallel", lambda network, **_: network)
+    pixels = torch.zeros(4, 1, 32, 32, dtype=torch.uint8)
+    films = FilmSet(pixels_NCHW=pixels, rows_N=torch.arange(4), targets_N=torch.arange(4) % 2)
+    arguments = network_arguments(CONFIG.network, in_channels=1, num_classes=2)
+    with pytest.raises(ConfigError, match=r"batches of 2 films cannot be shared by 3 processes"):
+        Trainer(
+            build_network(arguments, torch.Generator().manual_seed(0)),
+            TrainingFilms(train=films, validation=None, num_classes=2),
+            replace(CONFIG.training, batch_size=2),
+            CONFIG.augment,
+            torch.float32,
+        )

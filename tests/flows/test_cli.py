@@ -27,20 +27,16 @@ def test_wrong_input_is_refused_before_anything_starts(shell: Shell) -> None:
     assert not (shell.settings.home / "prefect").exists()
 
 
-def test_local_runs_the_flow_in_the_process(shell: Shell) -> None:
-    told = shell.ok("train", "--local", "--data", "phantom:45", "--run-id", "here", *QUICK)
-    assert "balanced accuracy" in told
-    assert [run["run_id"] for run in json.loads(shell.ok("runs", "--json"))] == ["here"]
-
-
 @pytest.mark.slow
-def test_folds_run_on_a_dask_cluster(shell: Shell) -> None:
+def test_local_runs_the_flow_in_the_process_and_its_folds_on_a_dask_cluster(shell: Shell) -> None:
     plan = ["--data", "phantom:45", "--folds", "2", "--protocol", "grouped", *QUICK]
-    done = shell("crossval", "--local", "--run-id", "dask", *plan, CXR_TASK_RUNNER="dask")
+    done = shell("crossval", "--local", "--run-id", "here", *plan, CXR_TASK_RUNNER="dask")
     assert done.returncode == 0, done.stderr
+    assert "balanced accuracy" in done.stdout
     assert "distributed.scheduler" in done.stdout + done.stderr
-    record = json.loads((shell.settings.runs_dir / "dask" / "crossval.json").read_text())
+    record = json.loads((shell.settings.runs_dir / "here" / "crossval.json").read_text())
     assert len(record["rows"][0]["accuracy"]["by_fold"]) == 2
+    assert [run["run_id"] for run in json.loads(shell.ok("runs", "--json"))] == ["here"]
 
 
 def test_a_port_in_use_is_told_with_its_variable(shell: Shell) -> None:

@@ -167,6 +167,7 @@ def stack_pid(stack: Shell) -> int:
 def test_folds_are_task_runs_and_a_crossval_is_published_as_a_run_is(stack: Shell) -> None:
     told = stack.ok(
         *("crossval", "--data", "phantom:45", "--folds", "2", "--run-id", "folds", *QUICK),
+        *("--set", "training.epochs=1"),
     )
     assert "cxresnet, 2 folds, grouped" in told
     folder = Path(stack.ok("report", "folds", "--to", "fetched").strip()).parent
