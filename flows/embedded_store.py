@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from cxr_model.errors import ConfigError, CxrError, StackError
 from flows.settings import EMBEDDED_BUCKET, LOOPBACK, Settings
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation, read_keys
 
 _START_TIMEOUT_S = 20.0
+_ANSWER_TIMEOUT_S = 2.0
 
 
 def write_credentials(path: Path) -> None:
@@ -109,9 +112,11 @@ def _answers(location: StoreLocation) -> bool:
     if location.credentials_file is None or not location.credentials_file.exists():
         return False
     try:
+        # A program on our port that never speaks would hold boto3 for minutes.
+        httpx.get(str(location.endpoint_url), timeout=_ANSWER_TIMEOUT_S)
         with ObjectStore(location) as store:
             store.exists("index.html")  # the least that has to be signed
-    except CxrError:
+    except (CxrError, httpx.HTTPError):
         return False
     return True
 
