@@ -23,6 +23,8 @@ from flows.commands.shared import (
 )
 from flows.settings import Settings
 
+BENCHMARKS = ("train", "cache", "explain")
+
 if TYPE_CHECKING:
     from tasks.storage_location import StoreLocation
 
@@ -105,6 +107,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure speed beside the references, in turn in one run: medians and ratios."""
+    if what not in BENCHMARKS:  # before seconds of imports
+        raise ConfigError(f"bench {what!r}: use one of {', '.join(BENCHMARKS)}")
     from flows.bench import print_benchmark, run_benchmark
     from flows.configuration import load_config
 

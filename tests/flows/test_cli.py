@@ -81,7 +81,6 @@ def test_resume_takes_the_runs_own_settings_and_no_others(shell: Shell) -> None:
     told = shell.refused("train", "--resume", "gone", "--set", "training.epochs=9")
     assert "leave --data, --config, --set and --run-id out" in told
     assert "neither" in shell.refused("train", "--resume", "gone")
-    assert "neither" in shell.refused("crossval", "--resume", "gone")
 
 
 def test_two_ports_that_are_one_are_refused(shell: Shell) -> None:
@@ -97,9 +96,7 @@ def test_a_home_that_cannot_be_made_is_told(shell: Shell) -> None:
 
 def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:
     assert "crossval.num_folds=1" in shell.refused("crossval", "--folds", "1")
-    assert "protocols" in shell.refused("crossval", "--protocol", "fair")
     assert "use one of train, cache, explain" in shell.refused("bench", "network")
-    assert "use one of onnx" in shell.refused("export", "latest", "--format", "h5")
 
 
 def test_every_setting_is_listed_with_its_value(shell: Shell) -> None:
