@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from cxr_model.config import STRICT, require, require_seed
+from cxr_model.config_checks import STRICT, require, require_seed
 from cxr_model.errors import DataError
 from cxr_model.splits import COLUMNS, group_films
 

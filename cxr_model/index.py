@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_model.cache import Progress, film_pixels, open_film
-from cxr_model.config import DataConfig, LabelConfig
+from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import DataError
 from cxr_model.labels import Film, find_films
 from cxr_model.run_folder import write_table

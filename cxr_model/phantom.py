@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from cxr_model.config import PhantomConfig
+from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import DataError
 from cxr_model.phantom_drawing import draw_film
 

@@ -2,15 +2,8 @@
 
 from collections.abc import Callable
 
-from cxr_model.config import (
-    AugmentConfig,
-    DataConfig,
-    ExplainConfig,
-    NetworkConfig,
-    PhantomConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from cxr_model.config import AugmentConfig, ExplainConfig, NetworkConfig, RunConfig, TrainingConfig
+from cxr_model.data_config import DataConfig, PhantomConfig
 
 
 def smoke() -> RunConfig:

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cxr_model.config import SplitConfig
+from cxr_model.data_config import SplitConfig
 from cxr_model.errors import DataError
 from cxr_model.run_folder import write_table
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from cxr_model.config import LabelConfig, RunConfig
+from cxr_model.config import RunConfig
+from cxr_model.data_config import LabelConfig
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig
 from cxr_model.presets import PRESETS

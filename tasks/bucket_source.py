@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxr_model.config import DataConfig
+from cxr_model.data_config import DataConfig
 from cxr_model.errors import SourceError
 from cxr_model.run_folder import write_json
 from tasks.storage import ObjectStore, StoredObject, in_parallel, local_path

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import is_zipfile
 
-from cxr_model.config import PhantomConfig, RunConfig
+from cxr_model.config import RunConfig
+from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import SourceError
 from cxr_model.labels import find_films
 from tasks.kaggle_source import KaggleSource, parse_kaggle_source, require_access

@@ -14,7 +14,8 @@ from benchmarks.explain_speed import measure_explanations
 from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
 from benchmarks.train_speed import measure_training
-from cxr_model.config import DataConfig, ExplainConfig, NetworkConfig, PhantomConfig, RunConfig
+from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig
+from cxr_model.data_config import DataConfig, PhantomConfig
 from cxr_model.errors import DataError
 from cxr_model.network import build_network, network_arguments
 from cxr_model.presets import smoke

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cxr_model import cache as cache_module
 from cxr_model.cache import CacheReport, FilmCache, build_cache, decode_film
-from cxr_model.config import DataConfig, LabelConfig
+from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import DataError
 from cxr_model.index import build_index
 

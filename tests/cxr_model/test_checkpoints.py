@@ -13,7 +13,8 @@ import torch
 
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.checkpoints import Checkpoints
-from cxr_model.config import PhantomConfig, RunConfig, TrainingConfig
+from cxr_model.config import RunConfig, TrainingConfig
+from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError
 from cxr_model.index import build_index, write_index
 from cxr_model.phantom import write_phantoms

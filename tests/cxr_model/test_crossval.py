@@ -8,9 +8,10 @@ import pytest
 from scipy import stats
 
 from cxr_model.cache import FilmCache, build_cache
-from cxr_model.config import PhantomConfig, RunConfig
+from cxr_model.config import RunConfig
 from cxr_model.crossval import mean_over_folds, run_fold
 from cxr_model.crossval_report import crossval_headline, summary_markdown, write_crossval
+from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, fold_splits, plan_folds
 from cxr_model.index import build_index, write_index

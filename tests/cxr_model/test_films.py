@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_model.cache import Color, FilmCache, build_cache
-from cxr_model.config import DataConfig, LabelConfig
+from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.films import FilmSet, Normalisation, film_set, films_to_tensor, predict_logits
 from cxr_model.index import build_index
 

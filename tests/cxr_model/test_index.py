@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxr_model.config import DataConfig, LabelConfig
+from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import DataError
 from cxr_model.index import (
     COLUMNS,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_model.config import LabelConfig
+from cxr_model.data_config import LabelConfig
 from cxr_model.errors import DataError
 from cxr_model.labels import Film, find_films
 

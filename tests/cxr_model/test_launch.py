@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from cxr_model.cache import build_cache
-from cxr_model.config import PhantomConfig, RunConfig, TrainingConfig
+from cxr_model.config import RunConfig, TrainingConfig
+from cxr_model.data_config import PhantomConfig
 from cxr_model.distributed import Processes
 from cxr_model.errors import ConfigError, CxrError, DeviceError
 from cxr_model.films import FilmSet

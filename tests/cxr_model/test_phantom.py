@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from cxr_model.config import PhantomConfig
+from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError, DataError
 from cxr_model.phantom import CLASS_FOLDERS, PhantomTruth, write_phantoms
 from cxr_model.phantom_anatomy import Canvas, draw_thorax

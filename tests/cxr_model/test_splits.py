@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_model.config import DataConfig, LabelConfig, SplitConfig
+from cxr_model.data_config import DataConfig, LabelConfig, SplitConfig
 from cxr_model.errors import DataError
 from cxr_model.index import build_index
 from cxr_model.splits import (

@@ -14,7 +14,8 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from cxr_model.cache import FilmCache, build_cache
-from cxr_model.config import PhantomConfig, RunConfig
+from cxr_model.config import RunConfig
+from cxr_model.data_config import PhantomConfig
 from cxr_model.gallery import explain, read_mask
 from cxr_model.index import build_index, write_index
 from cxr_model.model_files import load_model

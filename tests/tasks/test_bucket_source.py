@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_model.config import DataConfig
+from cxr_model.data_config import DataConfig
 from cxr_model.errors import SourceError, StorageError
 from tasks.bucket_source import download_prefix
 from tasks.storage import ObjectStore

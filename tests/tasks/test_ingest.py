@@ -10,7 +10,8 @@ import pytest
 from kaggle_stub import CURRENT_VERSION, OWNER, SLUG, TOKEN, KaggleStub, serve
 
 import tasks.ingest
-from cxr_model.config import DataConfig, PhantomConfig, RunConfig
+from cxr_model.config import RunConfig
+from cxr_model.data_config import DataConfig, PhantomConfig
 from cxr_model.errors import SourceError
 from tasks.bucket_source import Mirror
 from tasks.ingest import IngestedData, ingest

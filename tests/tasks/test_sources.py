@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cxr_model.config import DataConfig, PhantomConfig, RunConfig
+from cxr_model.config import RunConfig
+from cxr_model.data_config import DataConfig, PhantomConfig
 from cxr_model.errors import ConfigError, DataError, SourceError
 from tasks.kaggle_source import KaggleSource
 from tasks.sources import (
