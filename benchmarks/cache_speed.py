@@ -25,8 +25,7 @@ from cxr_model.cache import build_cache
 
 def measure_cache(prepared: Prepared, size_px: int, *, rounds: int) -> dict[str, Any]:
     """Rates and ratios over the readable films, each round into a new folder."""
-    root, index = prepared.root, prepared.index
-    films = index[index["error"] == ""].drop_duplicates("sha256")
+    root, films = prepared.root, prepared.films.drop_duplicates("sha256")
     paths = [root / path for path in films["path"]]
 
     def here() -> int:

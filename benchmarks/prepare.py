@@ -4,20 +4,62 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import torch
 
-from cxr_model.cache import build_cache
-from cxr_model.config import RunConfig
+from cxr_model.cache import FilmCache, build_cache
+from cxr_model.config import NetworkConfig, RunConfig
+from cxr_model.device import resolve_device, resolve_precision
 from cxr_model.errors import DataError
+from cxr_model.films import FilmSet, film_set
 from cxr_model.index import build_index
+from cxr_model.labels import order_classes
+from cxr_model.network import build_network, network_arguments
 from cxr_model.phantom import write_phantoms
+from cxr_model.trainer import Trainer, TrainingFilms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     root: Path
-    index: pd.DataFrame
+    films: pd.DataFrame
+    """The index's readable films."""
+    classes: list[str]
     cache_folder: Path
+
+    def trainer(
+        self,
+        config: RunConfig,
+        network: NetworkConfig | None = None,
+        *,
+        validation: pd.Series | None = None,
+    ) -> Trainer:
+        """A trainer at its start, its films on the device; ``validation`` marks films left out."""
+        device = resolve_device(config.training.device)
+        held_out = np.zeros(len(self.films), bool) if validation is None else validation.to_numpy()
+        arguments = network_arguments(
+            network or config.network,
+            in_channels=3 if config.data.color == "rgb" else 1,
+            num_classes=len(self.classes),
+        )
+        return Trainer(
+            build_network(arguments, torch.Generator().manual_seed(config.training.seed)),
+            TrainingFilms(
+                train=self._film_set(self.films[~held_out], device),
+                validation=self._film_set(self.films[held_out], device) if held_out.any() else None,
+                num_classes=len(self.classes),
+            ),
+            config.training,
+            config.augment,
+            resolve_precision(config.training.precision, device),
+        )
+
+    def _film_set(self, films: pd.DataFrame, device: torch.device) -> FilmSet:
+        targets = np.array([self.classes.index(name) for name in films["label"]], dtype=np.int64)
+        return film_set(
+            FilmCache.open(self.cache_folder), films["sha256"].tolist(), targets, device
+        )
 
 
 def prepare(config: RunConfig, work: Path) -> Prepared:
@@ -36,6 +78,12 @@ def prepare(config: RunConfig, work: Path) -> Prepared:
     report = build_cache(
         root, index, work / "cache", size_px=config.data.size_px, color=config.data.color
     )
-    if (index["error"] == "").sum() < config.training.batch_size:
+    films = index[index["error"] == ""]
+    if len(films) < config.training.batch_size:
         raise DataError(f"{root}: fewer films than training.batch_size; use a smaller one")
-    return Prepared(root=root, index=index, cache_folder=report.folder)
+    return Prepared(
+        root=root,
+        films=films,
+        classes=order_classes(films["label"], config.labels),
+        cache_folder=report.folder,
+    )

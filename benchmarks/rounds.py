@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -43,9 +43,3 @@ def result(
         **about,
         "environment": environment_record(device_name(device)),
     }
-
-
-def endless(loader: Iterable[Any]) -> Any:
-    """Batch after batch, epoch after epoch."""
-    while True:
-        yield from loader

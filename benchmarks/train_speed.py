@@ -12,31 +12,28 @@ Every contestant trains a network of its own on the same films at the same size 
 
 import copy
 import itertools
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
 from benchmarks.prepare import Prepared
-from benchmarks.rounds import Contestant, endless, films_per_second, result
-from cxr_model.cache import FilmCache
+from benchmarks.published import (
+    endless,
+    seed_batches,
+    seed_films,
+    seed_optimizer,
+    torchvision_batches,
+    torchvision_optimizer,
+    train_as_published,
+)
+from benchmarks.rounds import Contestant, films_per_second, result
 from cxr_model.config import NetworkConfig, NetworkName, RunConfig
 from cxr_model.device import resolve_device, resolve_precision
-from cxr_model.films import film_set
-from cxr_model.labels import order_classes
-from cxr_model.network import build_network, network_arguments
 from cxr_model.schedule import make_optimizer
-from cxr_model.trainer import Trainer, TrainingFilms
-
-_NUM_CLASSES = 3
+from cxr_model.trainer import Trainer
 
 
 def measure_training(
@@ -45,26 +42,26 @@ def measure_training(
     """Rates and ratios; the films lie in a folder a class, as ImageFolder wants it."""
     device = resolve_device(config.training.device)
     precision = resolve_precision(config.training.precision, device)
-    trainers = {
-        name: _trainer(name, films, config) for name in ("cxresnet", "seed-resnet", "resnet18")
-    }
+    networks: tuple[NetworkName, ...] = ("cxresnet", "seed-resnet", "resnet18")
+    trainers = {name: films.trainer(config, NetworkConfig(name=name)) for name in networks}
     contestants: dict[str, Contestant] = {}
     for name, trainer in trainers.items():
         contestants[f"{name}, here"] = _ours(trainer, steps)
         contestants[f"{name}, limit"] = _limit(trainer, config, precision, steps)
-    seed = _network("seed-resnet").to(device)
+    seed = copy.deepcopy(trainers["seed-resnet"].network).to(memory_format=torch.contiguous_format)
+    size_px, batch_size = config.data.size_px, config.training.batch_size
     contestants["seed's way"] = _published(
         seed,
-        torch.optim.Adam(seed.parameters(), 1e-3),
-        _seed_batches(films.root, config),
+        seed_optimizer(seed),
+        endless(seed_batches(seed_films(films.root, size_px), batch_size)),
         steps,
         device,
     )
-    resnet = _network("resnet18").to(device)
+    resnet = copy.deepcopy(trainers["resnet18"].network).to(memory_format=torch.contiguous_format)
     contestants["torchvision's way"] = _published(
         resnet,
-        torch.optim.SGD(resnet.parameters(), 0.1, momentum=0.9, weight_decay=1e-4),
-        _torchvision_batches(films.root, config),
+        torchvision_optimizer(resnet),
+        endless(torchvision_batches(films.root, size_px, batch_size)),
         steps,
         device,
     )
@@ -84,28 +81,6 @@ def measure_training(
         "num_threads": torch.get_num_threads(),
     }
     return result(rates, ratios, device, **about)
-
-
-def _network(name: NetworkName) -> nn.Module:
-    arguments = network_arguments(NetworkConfig(name=name), in_channels=1, num_classes=_NUM_CLASSES)
-    return build_network(arguments, torch.Generator().manual_seed(0))
-
-
-def _trainer(name: Any, prepared: Prepared, config: RunConfig) -> Trainer:
-    index = prepared.index[prepared.index["error"] == ""]
-    classes = order_classes(index["label"], config.labels)
-    targets = np.array([classes.index(label) for label in index["label"]], dtype=np.int64)
-    device = resolve_device(config.training.device)
-    films = film_set(
-        FilmCache.open(prepared.cache_folder), index["sha256"].tolist(), targets, device
-    )
-    return Trainer(
-        _network(name),
-        TrainingFilms(train=films, validation=None, num_classes=_NUM_CLASSES),
-        config.training,
-        config.augment,
-        resolve_precision(config.training.precision, device),
-    )
 
 
 def _ours(trainer: Trainer, steps: int) -> Contestant:
@@ -150,44 +125,4 @@ def _published(
     steps: int,
     device: torch.device,
 ) -> Contestant:
-    network.train()
-
-    def work() -> int:
-        num_films = 0
-        for images, targets in itertools.islice(batches, steps):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(images.to(device)), targets.to(device))
-            torch.autograd.backward(loss)
-            optimizer.step()
-            num_films += len(targets)
-        return num_films
-
-    return work
-
-
-def _seed_batches(root: Path, config: RunConfig) -> Any:
-    size = config.data.size_px
-    steps = [transforms.Resize((size, size)), transforms.ToTensor()]
-    folder = ImageFolder(str(root), transforms.Compose(steps))
-    return endless(DataLoader(folder, config.training.batch_size, shuffle=True, drop_last=True))
-
-
-def _torchvision_batches(root: Path, config: RunConfig) -> Any:
-    steps = [
-        transforms.RandomResizedCrop(config.data.size_px),
-        transforms.RandomHorizontalFlip(),
-        transforms.PILToTensor(),
-        transforms.ConvertImageDtype(torch.float),
-        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ]
-    folder = ImageFolder(str(root), transforms.Compose(steps))
-    loader = DataLoader(
-        folder,
-        config.training.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=os.cpu_count() or 1,
-        multiprocessing_context="forkserver",
-        persistent_workers=True,
-    )
-    return endless(loader)
+    return lambda: train_as_published(network, optimizer, itertools.islice(batches, steps), device)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from sklearn.metrics import f1_score, recall_score
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError
-from cxr_model.folds import Fold
+from cxr_model.folds import CrossvalConfig, Fold, fold_splits
+from cxr_model.index import read_index
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder, write_json, write_table
 from cxr_model.splits import read_splits, write_splits
@@ -24,37 +25,44 @@ from cxr_model.trainer import EpochRecord
 def run_fold(
     run: RunFolder,
     fold: Fold,
-    splits: pd.DataFrame,
     config: RunConfig,
+    crossval: CrossvalConfig,
     cache: FilmCache,
     on_epoch: Callable[[EpochRecord], None],
 ) -> None:
-    """Train on the fold's films, then predict its holdout, once; both below ``run``.
+    """Train on the fold's films, then predict its holdout, once.
 
-    A fold that is done is not done again, one that was interrupted goes on from its
-    checkpoint: all it knows lies below ``run``.
+    ``run`` is the cross-validation's folder, with its index; all that the fold writes lies
+    below ``folds/``. A fold that is done is not done again, one that was interrupted goes on
+    from its checkpoint. Raises ``ConfigError`` for one that is done on other films.
     """
-    if run.metrics.exists() and not read_splits(run.splits).equals(splits.astype(str)):
-        raise ConfigError(f"{run.root}: was trained on other films; start a new cross-validation")
-    write_splits(splits, run.splits)
-    if not run.metrics.exists():
-        summary = train(run, fold.name, config, cache, on_epoch)
-        predictions = predict_films(run, config, cache, splits[splits["split"] == "holdout"])
-        write_table(run.predictions, predictions)
-        history = pd.read_csv(run.history)
-        write_json(
-            run.metrics,
-            asdict(fold)
-            | {
-                "training_seconds": float(history["seconds"].sum()),
-                "films_per_second": summary.films_per_second,
-                "num_parameters": summary.num_parameters,
-                "device": summary.device,
-                "precision": summary.precision,
-                "num_train": int((splits["split"] == "train").sum()),
-                "num_holdout": len(predictions),
-            },
-        )
+    folder = RunFolder(run.folds / fold.name)
+    splits = fold_splits(read_index(run.index), fold, crossval)
+    if folder.metrics.exists():
+        if not read_splits(folder.splits).equals(splits.astype(str)):
+            raise ConfigError(
+                f"{folder.root}: was trained on other films; start a new cross-validation"
+            )
+        return
+    write_splits(splits, folder.splits)
+    seed = config.training.seed + fold.repeat - 1
+    config = replace(config, training=replace(config.training, seed=seed))
+    summary = train(folder, fold.name, config, cache, on_epoch)
+    predictions = predict_films(folder, config, cache, splits[splits["split"] == "holdout"])
+    write_table(folder.predictions, predictions)
+    write_json(
+        folder.metrics,
+        asdict(fold)
+        | {
+            "training_seconds": float(pd.read_csv(folder.history)["seconds"].sum()),
+            "films_per_second": summary.films_per_second,
+            "num_parameters": summary.num_parameters,
+            "device": summary.device,
+            "precision": summary.precision,
+            "num_train": int((splits["split"] == "train").sum()),
+            "num_holdout": len(predictions),
+        },
+    )
 
 
 def fold_figures(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:

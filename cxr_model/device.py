@@ -27,6 +27,25 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def check_devices(name: str, num_devices: int) -> None:
+    """Raise ``ConfigError`` for ``training.num_devices`` that this machine does not have.
+
+    A CPU takes any number of processes.
+    """
+    device = resolve_device(name)
+    if num_devices == 1 or device.type == "cpu":
+        return
+    if device.index is not None:
+        raise ConfigError(
+            f"training.device={name!r}: is one device, training.num_devices={num_devices}; use cuda"
+        )
+    if num_devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"training.num_devices={num_devices}: this machine has "
+            f"{torch.cuda.device_count()} CUDA devices; use at most as many"
+        )
+
+
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """``auto`` gives bfloat16 only where the device multiplies it natively: elsewhere it slows."""
     if name != "auto":

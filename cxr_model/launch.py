@@ -11,6 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -48,11 +49,16 @@ def train_on_devices(
         cache = FilmCache.open(cache_folder)
         return train(run, run_id, config, cache, on_epoch, on_checkpoint)
     summary, log = run.root / ".training.json", run.root / ".training.log"
-    summary.unlink(missing_ok=True)
+    alive = run.root / ".training.alive"
+    for leftover in (summary, alive):
+        leftover.unlink(missing_ok=True)
+    os.mkfifo(alive)
+    held_open = os.open(alive, os.O_RDWR)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *("--nproc-per-node", str(config.training.num_devices)),
         *("-m", "cxr_model.launch", str(run.root), str(cache_folder), "--run-id", run_id),
+        *("--end-with", str(alive)),
     ]
     followed = _Followed(run, on_epoch, on_checkpoint)
     with (
@@ -65,6 +71,8 @@ def train_on_devices(
                 time.sleep(_POLL_S)
         finally:
             process.terminate()
+            os.close(held_open)
+            alive.unlink()
     followed.look()
     if process.returncode:
         raise _failure(log)
@@ -106,13 +114,24 @@ def _failure(log: Path) -> CxrError:
     return DeviceError(f"training on several devices ended with: {last}; see {log}")
 
 
+def _end_with(alive: Path) -> None:
+    """The other end is held by whoever began the training, and closes even if they are killed."""
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for one that is dead
+    os.set_blocking(reader, True)
+    os.read(reader, 1)
+    os._exit(1)
+
+
 def main() -> None:
     """One of torchrun's processes."""
     parser = argparse.ArgumentParser(prog="cxr_model.launch")
     parser.add_argument("run", type=Path, help="folder with config.json and data/splits.csv")
     parser.add_argument("cache", type=Path, help="folder of the decoded films")
     parser.add_argument("--run-id", default="run")
+    parser.add_argument("--end-with", type=Path, help="pipe that closes when all is to end")
     arguments = parser.parse_args()
+    if arguments.end_with:
+        threading.Thread(target=_end_with, args=[arguments.end_with], daemon=True).start()
     run = RunFolder(arguments.run)
     try:
         config = read_config(run.config)

@@ -1,8 +1,8 @@
-"""``cxr bench``: prepare films, measure, print or plot."""
+"""``cxr bench``: prepare films, measure, print."""
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cache_speed import measure_cache
+from benchmarks.epochs_speed import measure_epochs
 from benchmarks.explain_speed import measure_explanations
+from benchmarks.growth import measure_growth
 from benchmarks.prepare import Prepared, prepare
+from benchmarks.time_to_accuracy import measure_time_to_accuracy
 from benchmarks.train_speed import measure_training
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
@@ -21,15 +24,21 @@ from cxr_model.films import films_to_tensor
 from cxr_model.network import build_network, network_arguments
 
 
-def run_benchmark(what: str, config: RunConfig, *, rounds: int, steps: int) -> dict[str, Any]:
-    """One of train, cache, explain."""
-    kinds: dict[str, Callable[[Prepared], dict[str, Any]]] = {
-        "train": lambda films: measure_training(films, config, rounds=rounds, steps=steps),
-        "cache": lambda films: measure_cache(films, config.data.size_px, rounds=rounds),
-        "explain": lambda films: _explain(films, config, rounds),
-    }
-    with tempfile.TemporaryDirectory() as work:
-        return {"benchmark": what, **kinds[what](prepare(config, Path(work)))}
+def run_benchmark(
+    what: str, config: RunConfig, *, rounds: int, steps: int, times: Sequence[int]
+) -> dict[str, Any]:
+    """Any of `flows.commands.bench.BENCHMARKS` but ``start``, which wants the bare command."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        kinds: dict[str, Callable[[Prepared], dict[str, Any]]] = {
+            "train": lambda films: measure_training(films, config, rounds=rounds, steps=steps),
+            "epochs": lambda films: measure_epochs(films, config),
+            "accuracy": lambda films: measure_time_to_accuracy(films, config, work / "ours"),
+            "cache": lambda films: measure_cache(films, config.data.size_px, rounds=rounds),
+            "growth": lambda films: measure_growth(films, config, times),
+            "explain": lambda films: _explain(films, config, rounds),
+        }
+        return {"benchmark": what, **kinds[what](prepare(config, work))}
 
 
 def _explain(films: Prepared, config: RunConfig, rounds: int) -> dict[str, Any]:
@@ -42,13 +51,32 @@ def _explain(films: Prepared, config: RunConfig, rounds: int) -> dict[str, Any]:
 
 
 def print_benchmark(found: dict[str, Any], console: Console, *, as_json: bool) -> None:
+    """JSON whole; for people the rates or rows or seconds, the ratios and the device."""
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    table = Table("what", "films/s")
-    for name, rate in found["films_per_s"].items():
-        table.add_row(name, f"{rate:.1f}")
-    console.print(table)
+    if "films_per_s" in found:
+        table = Table("what", "films/s")
+        for name, rate in found["films_per_s"].items():
+            table.add_row(name, f"{rate:.1f}")
+        console.print(table)
+    if "rows" in found:
+        table = Table(*found["rows"][0])
+        for row in found["rows"]:
+            table.add_row(*(f"{value:g}" for value in row.values()))
+        console.print(table)
+    for name, seconds in _flat(found.get("seconds", {})):
+        console.print(f"{name:<46} {seconds:.1f} s")
     for name, ratio in found["ratios"].items():
-        console.print(f"{name:<28} {ratio:.2f}")
+        console.print(f"{name:<46} {ratio:.3f}")
     console.print(found["environment"]["device"])
+
+
+def _flat(seconds: Any, name: str = "") -> list[tuple[str, float]]:
+    if not isinstance(seconds, dict):
+        return [(name, seconds)]
+    return [
+        pair
+        for key, value in seconds.items()
+        for pair in _flat(value, f"{name}, {key}" if name else key)
+    ]

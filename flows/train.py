@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from prefect import flow, runtime
 
 from cxr_model.config import RunConfig
-from cxr_model.device import resolve_device
+from cxr_model.device import check_devices
 from cxr_model.run_folder import RunFolder
 from flows.run_id import new_run_id
 from flows.settings import Settings
@@ -56,7 +56,7 @@ def train(
     check_run_id(run_id)
     settings = Settings.from_environment()
     # Asked first: hours of training are not to end at a closed door.
-    resolve_device(config.training.device)
+    check_devices(config.training.device, config.training.num_devices)
     check_store(settings.store, run_id)
     kept = (".checkpoints",) if resume else ()
     with started_run(settings.runs_dir / run_id, config, keep=kept) as run:

@@ -1,6 +1,5 @@
 """Prefect tasks of the cross-validation; the work is `cxr_model.crossval`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.crossval import run_fold
 from cxr_model.crossval_report import crossval_headline, summary_markdown, write_crossval
-from cxr_model.folds import CrossvalConfig, Fold, fold_splits
-from cxr_model.index import read_index
+from cxr_model.folds import CrossvalConfig, Fold
 from cxr_model.run_folder import RunFolder
 from cxr_model.trainer import EpochRecord
 
@@ -36,10 +34,6 @@ def train_fold(
     if num_threads:
         torch.set_num_threads(num_threads)
     logger = get_run_logger()
-    index = read_index(RunFolder(root).index)
-    splits = fold_splits(index, fold, crossval)
-    seed = config.training.seed + fold.repeat - 1
-    fold_config = replace(config, training=replace(config.training, seed=seed))
 
     def tell(record: EpochRecord) -> None:
         logger.info(
@@ -51,8 +45,7 @@ def train_fold(
             record.seconds,
         )
 
-    run = RunFolder(RunFolder(root).folds / fold.name)
-    run_fold(run, fold, splits, fold_config, FilmCache.open(cache_folder), tell)
+    run_fold(RunFolder(root), fold, config, crossval, FilmCache.open(cache_folder), tell)
 
 
 @task(cache_policy=NO_CACHE)

@@ -1,9 +1,9 @@
 """The Prefect task around `cxr_model.stages.train`, with its live progress."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from torch.utils.tensorboard import SummaryWriter
@@ -20,9 +20,12 @@ from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
 
-def _reporter(num_epochs: int, board: SummaryWriter) -> Callable[[EpochRecord], None]:
+def _reporter(
+    num_epochs: int, history: Path, board: SummaryWriter
+) -> Callable[[EpochRecord], None]:
     """Tell each epoch to the log, the Prefect UI's progress bar and TensorBoard."""
     logger, bar = get_run_logger(), ProgressBar("training", "epochs trained")
+    num_on_board = 0
 
     def report(record: EpochRecord) -> None:
         left_s = (num_epochs - record.epoch) * record.seconds
@@ -38,9 +41,13 @@ def _reporter(num_epochs: int, board: SummaryWriter) -> Callable[[EpochRecord], 
             *divmod(round(left_s), 60),
         )
         bar.update(record.epoch, num_epochs)
-        for name, value in asdict(record).items():
-            if name != "epoch":
-                board.add_scalar(name, value, record.epoch)
+        nonlocal num_on_board
+        # From the file: a resumed training tells of its new epochs only.
+        for row in pd.read_csv(history).iloc[num_on_board:].to_dict("records"):
+            num_on_board += 1
+            for name, value in row.items():
+                if name != "epoch":
+                    board.add_scalar(str(name), value, num_on_board)
 
     return report
 
@@ -80,6 +87,6 @@ def train_network(
             run_id,
             config,
             cache_folder,
-            _reporter(config.training.epochs, board),
+            _reporter(config.training.epochs, run.history, board),
             _copier(checkpoint_location, run, run_id),
         )

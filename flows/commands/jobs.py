@@ -1,4 +1,4 @@
-"""Commands that train: ``train``, ``crossval`` and ``bench``."""
+"""Commands that train: ``train`` and ``crossval``."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,6 @@ from cxr_model.run_folder import RunFolder, read_json
 from flows.commands.shared import (
     ConfigFile,
     Data,
-    Json,
     Local,
     Preset,
     Resume,
@@ -23,13 +22,12 @@ from flows.commands.shared import (
 )
 from flows.settings import Settings
 
-BENCHMARKS = ("train", "cache", "explain")
-
 if TYPE_CHECKING:
     from tasks.storage_location import StoreLocation
 
 
 def train(
+    context: typer.Context,
     data: Data = None,
     preset: Preset = "standard",
     config: ConfigFile = None,
@@ -43,7 +41,7 @@ def train(
 
     settings = Settings.from_environment()
     if resume:
-        _refuse_beside_resume(data, config, settings_, run_id)
+        _refuse_beside_resume(context)
         run_config, run_id = _settings_of(resume, settings), resume
     else:
         run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
@@ -51,6 +49,7 @@ def train(
 
 
 def crossval(
+    context: typer.Context,
     data: Data = None,
     preset: Preset = "standard",
     config: ConfigFile = None,
@@ -74,7 +73,7 @@ def crossval(
 
     settings = Settings.from_environment()
     if resume:
-        _refuse_beside_resume(data, config, settings_, run_id, protocol)
+        _refuse_beside_resume(context)
         run_config, run_id = _settings_of(resume, settings), resume
         plan_file = RunFolder(settings.runs_dir / resume).crossval_config
         if not plan_file.exists():
@@ -97,33 +96,16 @@ def crossval(
     _start("crossval", run_config, run_id, settings, resume=bool(resume), local=local, **parameters)
 
 
-def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="train, cache or explain.")],
-    data: Data = None,
-    preset: Preset = "standard",
-    settings_: Setting = None,
-    rounds: Annotated[int, typer.Option(help="Times each contestant is measured.", min=1)] = 5,
-    steps: Annotated[int, typer.Option(help="Batches a time, for train.", min=1)] = 4,
-    as_json: Json = False,
-) -> None:
-    """Measure speed beside the references, in turn in one run: medians and ratios."""
-    if what not in BENCHMARKS:  # before seconds of imports
-        raise ConfigError(f"bench {what!r}: use one of {', '.join(BENCHMARKS)}")
-    from flows.bench import print_benchmark, run_benchmark
-    from flows.configuration import load_config
-
-    run_config = load_config(preset, settings=settings_ or (), source=data)
-    print_benchmark(
-        run_benchmark(what, run_config, rounds=rounds, steps=steps), out, as_json=as_json
-    )
-
-
-def _refuse_beside_resume(*others: object) -> None:
-    if any(others):
-        raise ConfigError(
-            "--resume goes on with the settings the run began with; leave --data, --config, "
-            "--set and --run-id out"
-        )
+def _refuse_beside_resume(context: typer.Context) -> None:
+    """A resumed run keeps its settings: whatever else was typed would be ignored."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        is_typed = source is not None and source.name == "COMMANDLINE"
+        if is_typed and parameter.name not in ("resume", "local"):
+            raise ConfigError(
+                f"--resume goes on with the settings the run began with; leave "
+                f"{parameter.opts[0]} out"
+            )
 
 
 def _settings_of(run_id: str, settings: Settings) -> RunConfig:
@@ -153,10 +135,12 @@ def _start(
     with open_store(settings) as store:  # refused here in a second, on the worker in thirty
         store.check()
         require_unpublished(store, run_id)
-    if settings.prefect_api_url is None and run_config.training.device != "auto":
-        from cxr_model.device import resolve_device
+    training = run_config.training
+    asks_for_devices = training.device != "auto" or training.num_devices > 1
+    if settings.prefect_api_url is None and asks_for_devices:  # the worker is this machine
+        from cxr_model.device import check_devices
 
-        resolve_device(run_config.training.device)
+        check_devices(training.device, training.num_devices)
     parameters = {"config": asdict(run_config), "run_id": run_id, **others}
     job = jobs.Job(name=flow, run_id=run_id, parameters=parameters)
 

@@ -1,6 +1,8 @@
 """Folds on files: each film predicted once, nothing trained twice, intervals that hold."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,12 +15,11 @@ from cxr_model.crossval import mean_over_folds, run_fold
 from cxr_model.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError
-from cxr_model.folds import CrossvalConfig, fold_splits, plan_folds
-from cxr_model.index import build_index, write_index
+from cxr_model.folds import CrossvalConfig, plan_folds
+from cxr_model.index import build_index, read_index, write_index
 from cxr_model.phantom import write_phantoms
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, read_json, sha256_file
-from cxr_model.splits import read_splits
 from cxr_model.trainer import EpochRecord
 
 PLAN = CrossvalConfig(num_folds=2)
@@ -47,9 +48,8 @@ def run(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
     cache = FilmCache.open(report.folder)
     for fold in plan_folds(PLAN):
         told: list[EpochRecord] = []
-        folder = RunFolder(run.root / "folds" / fold.name)
         for _ in range(2):  # the second time there is nothing to do
-            run_fold(folder, fold, fold_splits(index, fold, PLAN), config, cache, told.append)
+            run_fold(run, fold, config, PLAN, cache, told.append)
         assert [record.epoch for record in told] == [1]
     write_crossval(run, "cv", config, PLAN, source="phantom:30")
     return run
@@ -104,12 +104,14 @@ def test_the_interval_is_widened_for_films_that_trainings_share() -> None:
     assert mean_over_folds([0.8, 0.8, 0.8], 1 / 3)["ci_low"] == pytest.approx(0.8)
 
 
-def test_a_fold_of_other_films_is_not_taken_for_done(run: RunFolder, config: RunConfig) -> None:
-    fold = plan_folds(PLAN)[0]
-    folder = RunFolder(run.folds / fold.name)
-    fewer = read_splits(folder.splits)[1:].reset_index(drop=True)
+def test_a_fold_of_other_films_is_not_taken_for_done(
+    run: RunFolder, config: RunConfig, tmp_path: Path
+) -> None:
+    other = RunFolder(tmp_path / "run")
+    shutil.copytree(run.root, other.root)
+    write_index(read_index(other.index)[1:], other.index)
     with pytest.raises(ConfigError, match="was trained on other films"):
-        run_fold(folder, fold, fewer, config, None, lambda _: None)  # type: ignore[arg-type]
+        run_fold(other, plan_folds(PLAN)[0], config, PLAN, None, lambda _: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("order", [("naive", "grouped"), ("grouped", "naive")])

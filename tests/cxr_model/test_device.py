@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cxr_model.device import device_name, resolve_device, resolve_precision
+from cxr_model.device import check_devices, device_name, resolve_device, resolve_precision
 from cxr_model.errors import ConfigError
 
 
@@ -20,6 +20,17 @@ def test_a_device_of_another_kind_is_refused(name: str) -> None:
 def test_a_cuda_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"this machine has \d+ CUDA devices"):
         resolve_device("cuda:99")
+
+
+def test_more_devices_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_devices("cpu", 64)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices("auto", 2)
+    with pytest.raises(ConfigError, match=r"num_devices=3: this machine has 2 CUDA devices"):
+        check_devices("auto", 3)
+    with pytest.raises(ConfigError, match="is one device"):
+        check_devices("cuda:1", 2)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """Two processes do what one does, and the run's folder looks the same afterwards."""
 
+import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,7 +23,7 @@ from cxr_model.launch import _failure, train_on_devices
 from cxr_model.network import build_network, network_arguments
 from cxr_model.phantom import write_phantoms
 from cxr_model.presets import smoke
-from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.run_folder import RunFolder, sha256_file, write_json
 from cxr_model.splits import assign_splits, write_splits
 from cxr_model.trainer import EpochRecord, Trainer, TrainingFilms
 
@@ -45,13 +49,17 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]
     return index, report.folder
 
 
+def prepare_run(run: RunFolder, films: tuple[pd.DataFrame, Path], config: RunConfig) -> None:
+    write_json(run.config, asdict(config))
+    write_index(films[0], run.index)
+    write_splits(assign_splits(films[0], config.split), run.splits)
+
+
 def trained(
     root: Path, films: tuple[pd.DataFrame, Path], config: RunConfig, told: list[EpochRecord]
 ) -> RunFolder:
     run = RunFolder(root)
-    write_json(run.config, asdict(config))
-    write_index(films[0], run.index)
-    write_splits(assign_splits(films[0], config.split), run.splits)
+    prepare_run(run, films, config)
     checkpoints: list[Path] = []
     summary = train_on_devices(run, "r", config, films[1], told.append, checkpoints.append)
     assert summary.epochs == config.training.epochs
@@ -76,6 +84,37 @@ def test_two_processes_descend_as_one_does(
     weights = [load_file(run.weights) for run in (alone, shared)]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_processes_end_with_whoever_began_them_and_the_training_goes_on(
+    films: tuple[pd.DataFrame, Path], tmp_path: Path
+) -> None:
+    config = on_devices(2, replace(CONFIG, training=replace(CONFIG.training, epochs=4)))
+    unbroken = trained(tmp_path / "unbroken", films, config, [])
+    broken = RunFolder(tmp_path / "broken")
+    prepare_run(broken, films, config)
+    script = f"""
+from pathlib import Path
+from cxr_model.config_json import read_config
+from cxr_model.launch import train_on_devices
+from cxr_model.run_folder import RunFolder
+run = RunFolder(Path({str(broken.root)!r}))
+cache = Path({str(films[1])!r})
+train_on_devices(run, "r", read_config(run.config), cache, lambda _: None, lambda _: None)
+"""
+    with subprocess.Popen([sys.executable, "-c", script]) as process:
+        while not list(broken.checkpoints.glob("*.pt")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert len(family) >= 3  # torchrun and its two
+    assert psutil.wait_procs(family, timeout=30)[1] == []
+    assert len(pd.read_csv(broken.history)) < 4
+    told: list[EpochRecord] = []
+    trained(broken.root, films, config, told)
+    assert 0 < len(told) < 4
+    assert sha256_file(broken.weights) == sha256_file(unbroken.weights)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,12 @@ def test_every_command_has_help_and_an_example(shell: Shell) -> None:
 
 
 def test_resume_takes_the_runs_own_settings_and_no_others(shell: Shell) -> None:
-    told = shell.refused("train", "--resume", "gone", "--set", "training.epochs=9")
-    assert "leave --data, --config, --set and --run-id out" in told
+    for command, option, value in (
+        ("train", "--set", "training.epochs=9"),
+        ("train", "--preset", "best"),
+        ("crossval", "--folds", "3"),
+    ):
+        assert f"leave {option} out" in shell.refused(command, "--resume", "gone", option, value)
     assert "neither" in shell.refused("train", "--resume", "gone")
 
 

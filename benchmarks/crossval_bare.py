@@ -1,0 +1,86 @@
+"""A cross-validation on a machine with PyTorch and no Prefect: the same folds, the same files.
+
+    python -m benchmarks.crossval_bare FOLDER OUT --network resnet18 --epochs 60 --processes 4
+
+writes OUT as ``cxr crossval`` writes ``.cxr/runs/RUN`` (`benchmarks.crossval_table` reads
+both). Called again it goes on where it was stopped. Several processes share one GPU, which
+a small network alone leaves idle.
+"""
+
+import argparse
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from cxr_model.cache import FilmCache, build_cache
+from cxr_model.config import NETWORKS, RunConfig
+from cxr_model.crossval import run_fold
+from cxr_model.crossval_report import write_crossval
+from cxr_model.folds import PROTOCOLS, CrossvalConfig, Fold, plan_folds
+from cxr_model.index import build_index, write_index
+from cxr_model.presets import PRESETS
+from cxr_model.run_folder import RunFolder, write_json
+
+
+def crossvalidate(
+    source: Path, out: Path, config: RunConfig, crossval: CrossvalConfig, *, num_processes: int
+) -> None:
+    """Index and decode the films of ``source``, train every fold, write tables and page."""
+    run = RunFolder(out)
+    write_json(run.config, asdict(config))
+    index = build_index(source, config.data, config.labels)
+    write_index(index, run.index)
+    cache = build_cache(
+        source, index, out / ".cache", size_px=config.data.size_px, color=config.data.color
+    )
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with ProcessPoolExecutor(num_processes, mp_context=spawn) as pool:
+        futures = [
+            pool.submit(_train_fold, run, fold, config, crossval, cache.folder, num_processes)
+            for fold in plan_folds(crossval)
+        ]
+        for future in futures:
+            future.result()
+    write_crossval(run, out.name, config, crossval, source=source.name)
+
+
+def _train_fold(
+    run: RunFolder,
+    fold: Fold,
+    config: RunConfig,
+    crossval: CrossvalConfig,
+    cache_folder: Path,
+    num_processes: int,
+) -> None:
+    torch.set_num_threads(max(1, multiprocessing.cpu_count() // num_processes))
+    run_fold(run, fold, config, crossval, FilmCache.open(cache_folder), lambda _: None)
+    print(f"fold {fold.name} done", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.crossval_bare")
+    parser.add_argument("source", type=Path, help="folder of films")
+    parser.add_argument("out", type=Path, help="folder of the cross-validation")
+    parser.add_argument("--preset", choices=PRESETS, default="standard")
+    parser.add_argument("--network", choices=NETWORKS, default="cxresnet")
+    parser.add_argument("--protocol", choices=PROTOCOLS, action="append")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--processes", type=int, default=1, help="folds at a time")
+    arguments = parser.parse_args()
+    config = PRESETS[arguments.preset]()
+    epochs = arguments.epochs or config.training.epochs
+    config = replace(
+        config,
+        data=replace(config.data, source=str(arguments.source)),
+        network=replace(config.network, name=arguments.network),
+        training=replace(config.training, epochs=epochs),
+    )
+    plan = CrossvalConfig(protocols=tuple(arguments.protocol or PROTOCOLS))
+    crossvalidate(arguments.source, arguments.out, config, plan, num_processes=arguments.processes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The command ``bench``."""
+
+from typing import Annotated
+
+import typer
+
+from cxr_model.errors import ConfigError
+from flows.commands.shared import Data, Json, Preset, RunId, Setting, out
+from flows.settings import Settings
+
+BENCHMARKS = {
+    "train": "training films per second",
+    "epochs": "a whole training with validation",
+    "accuracy": "time to what the seed's way ends with",
+    "cache": "decoding films per second",
+    "growth": "seconds and memory for multiples of the films",
+    "explain": "explanations per second",
+    "start": "a run of 'cxr train': time to the first step, share of the orchestration",
+}
+HELP = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()) + "."
+
+
+def bench(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help=HELP)],
+    data: Data = None,
+    preset: Preset = "standard",
+    settings_: Setting = None,
+    rounds: Annotated[int, typer.Option(help="Times each contestant is measured.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Batches a time, for train.", min=1)] = 4,
+    times: Annotated[
+        list[int] | None,
+        typer.Option(help="Multiples of the films, for growth; may be repeated.", min=1),
+    ] = None,
+    run_id: RunId = "",
+    as_json: Json = False,
+) -> None:
+    """Measure speed beside the references, in turn in one run: medians and ratios."""
+    if what not in BENCHMARKS:  # before seconds of imports
+        raise ConfigError(f"bench {what!r}: use one of {', '.join(BENCHMARKS)}")
+    from flows.bench import print_benchmark, run_benchmark
+    from flows.configuration import load_config
+
+    run_config = load_config(preset, settings=settings_ or (), source=data)
+    if what == "start":
+        from benchmarks.orchestration import measure_orchestration
+        from flows.run_id import new_run_id
+
+        arguments = ["--data", run_config.data.source, "--preset", preset]
+        arguments += [part for text in settings_ or () for part in ("--set", text)]
+        runs_dir = Settings.from_environment().runs_dir
+        run_id = run_id or new_run_id(run_config)
+        found = {"benchmark": what, **measure_orchestration(arguments, runs_dir, run_id)}
+    else:
+        found = run_benchmark(
+            what, run_config, rounds=rounds, steps=steps, times=times or (1, 2, 4, 8)
+        )
+    print_benchmark(found, out, as_json=as_json)
