@@ -1,5 +1,6 @@
 """Which device and precision a run computes with."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from cxr_model.errors import ConfigError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def resolve_device(name: str) -> torch.device:
@@ -56,6 +59,18 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
         capabilities = torch.cpu.get_capabilities()
         native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if native else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep large blocks that are freed, for the life of the process.
+
+    By its default each goes back to the kernel, which zeroes the pages before it hands them
+    out again: a fifth of a training step on a CPU. Other C libraries are left alone.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

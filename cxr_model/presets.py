@@ -13,7 +13,7 @@ def smoke() -> RunConfig:
         data=DataConfig(size_px=224),
         phantom=PhantomConfig(num_films=60),
         network=NetworkConfig(widths=(8, 16, 32, 64), depths=(1, 1)),
-        training=TrainingConfig(epochs=2, batch_size=16),
+        training=TrainingConfig(epochs=2, batch_size=16, progressive=False),
         explain=ExplainConfig(films_per_class=1, num_mistakes=1, occlusion_stride_px=36),
     )
 
@@ -28,7 +28,7 @@ def best() -> RunConfig:
     return RunConfig(
         preset="best",
         network=NetworkConfig(widths=(16, 32, 64, 128, 256), depths=(1, 2, 3)),
-        training=TrainingConfig(epochs=100, ema_decay=0.995),
+        training=TrainingConfig(epochs=100),
         explain=ExplainConfig(films_per_class=6, num_mistakes=12),
     )
 
@@ -39,10 +39,11 @@ def seed() -> RunConfig:
         preset="seed",
         data=DataConfig(size_px=224),
         network=NetworkConfig(name="seed-resnet"),
-        augment=AugmentConfig(rotation_deg=0, scale=0, shift=0, gamma=0, noise=0),
+        augment=AugmentConfig(rotation_deg=0, scale=0, shift=0, gamma=0, noise=0, flip=False),
         training=TrainingConfig(
             epochs=20,
             batch_size=32,
+            progressive=False,
             optimizer="adam",
             schedule="constant",
             learning_rate=1e-3,

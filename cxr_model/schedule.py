@@ -1,4 +1,4 @@
-"""The optimiser and the course of its learning rate, a function of the step alone."""
+"""The optimiser, and the course of its rate and of the films' size, functions of the step alone."""
 
 import math
 from typing import Any
@@ -41,6 +41,19 @@ def learning_rate(config: TrainingConfig, step: int, num_steps: int) -> float:
     """The rate of step number ``step``, counted from 0."""
     share = one_cycle(step, num_steps) if config.schedule == "one-cycle" else 1.0
     return config.learning_rate * share
+
+
+def training_size_px(epoch: int, num_epochs: int, size_px: int) -> int:
+    """The side that films are trained at in epoch number ``epoch``, counted from 0.
+
+    Progressive resizing (Howard 2018; Tan & Le 2021, arXiv:2104.00298): coarse films teach
+    early epochs as much at a quarter of the cost. The last epochs see the full size, which
+    batch norm's statistics and the averaged weights are then of.
+    """
+    share = epoch / num_epochs
+    if share < 1 / 2:
+        return max(size_px // 2, 1)
+    return max(size_px * 3 // 4, 1) if share < 3 / 4 else size_px
 
 
 def averaging_decay(config: TrainingConfig, num_steps_done: int) -> float:

@@ -23,6 +23,7 @@ from cxr_model.config import RunConfig
 from cxr_model.device import (
     deterministic_algorithms,
     device_name,
+    keep_freed_memory,
     resolve_device,
     resolve_precision,
 )
@@ -70,6 +71,8 @@ def train(
     classes = order_classes(splits["label"], config.labels)
     device = resolve_device(config.training.device)
     precision = resolve_precision(config.training.precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     in_channels = 3 if config.data.color == "rgb" else 1
     arguments = network_arguments(config.network, in_channels=in_channels, num_classes=len(classes))
     network = build_network(arguments, torch.Generator().manual_seed(config.training.seed))

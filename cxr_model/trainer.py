@@ -25,7 +25,7 @@ from cxr_model.config import AugmentConfig, TrainingConfig
 from cxr_model.distributed import Processes, loss_share, loss_weight, synchronise_norms
 from cxr_model.errors import ConfigError, DivergenceError, OutOfMemory
 from cxr_model.films import FilmSet, Normalisation, predict_logits
-from cxr_model.schedule import averaging_decay, learning_rate, make_optimizer
+from cxr_model.schedule import averaging_decay, learning_rate, make_optimizer, training_size_px
 
 log = logging.getLogger(__name__)
 
@@ -269,10 +269,17 @@ class Trainer:
         self.draws.manual_seed(self._seed("changes"))
         changes = draw_changes(len(rows_B), self.augment, self.draws)[mine]
         self.draws.manual_seed(self._seed(f"noise {self.processes.rank}"))
-        x_NCHW = self.films.train.gather(rows_B[mine]).float() / 255
+        x_NCHW = self._resize(self.films.train.gather(rows_B[mine]).float() / 255)
         x_NCHW = self.normalisation(augment_batch(x_NCHW, changes, self.draws))
         targets_B = self.films.train.targets_N[rows_B.to(self.device)]
         return x_NCHW, targets_B[mine], loss_weight(targets_B, self.class_weights)
+
+    def _resize(self, x_NCHW: Tensor) -> Tensor:
+        full_px = x_NCHW.shape[-1]
+        size_px = training_size_px(self.epoch, self.config.epochs, full_px)
+        if not self.config.progressive or size_px == full_px:
+            return x_NCHW
+        return F.interpolate(x_NCHW, size=(size_px, size_px), mode="bilinear", antialias=True)
 
     def _backward(self, x_NCHW: Tensor, targets_N: Tensor, weight: Tensor) -> Tensor:
         """Gradients of the batch's mean loss; returns this process's share of that loss."""

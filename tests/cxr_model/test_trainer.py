@@ -53,6 +53,29 @@ def _trainer(
     )
 
 
+def test_films_grow_to_their_full_size_and_are_judged_at_it() -> None:
+    trainer = _trainer(dataclasses.replace(QUICK, epochs=8))
+    seen: list[tuple[bool, int]] = []
+    for network in (trainer.network, trainer.averaged):
+        network.register_forward_pre_hook(
+            lambda module, inputs: seen.append((module is trainer.network, inputs[0].shape[-1]))
+        )
+    sizes = []
+    for _ in trainer.epochs():
+        sizes.append({size for is_training, size in seen if is_training})
+        assert {size for is_training, size in seen if not is_training} == {32}
+        seen.clear()
+    assert sizes == [{16}] * 4 + [{24}] * 2 + [{32}] * 2
+
+
+def test_training_may_keep_the_full_size() -> None:
+    trainer = _trainer(dataclasses.replace(QUICK, epochs=1, progressive=False))
+    seen = []
+    trainer.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
+    list(trainer.epochs())
+    assert set(seen) == {32}
+
+
 def _comparable(record: EpochRecord) -> dict[str, float]:
     values = dataclasses.asdict(record)
     return {name: values[name] for name in values if name not in ("seconds", "films_per_second")}
@@ -226,7 +249,8 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(
 ) -> None:
     # No batch norm in this one, whose statistics would differ.
     network = NetworkConfig(name="seed-convnet")
-    whole, parts = _trainer(network=network), _trainer(network=network)
+    config = dataclasses.replace(QUICK, progressive=False)  # too deep for half of 32 px
+    whole, parts = (_trainer(config, network=network) for _ in range(2))
     _fits(parts, 3)
     losses = [[record.train_loss for record in each.epochs()] for each in (whole, parts)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
