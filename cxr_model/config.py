@@ -77,7 +77,7 @@ class AugmentConfig:
 class TrainingConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    epochs: int = 40
+    epochs: int = 60
     batch_size: int = 16
     progressive: bool = True
     """Train at half the films' side for half of the epochs, at three quarters of it for the

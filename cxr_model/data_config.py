@@ -19,7 +19,7 @@ class DataConfig:
 
     source: str = "phantom"
     """phantom[:N], kaggle[:owner/slug[/version]], a folder, a zip file or s3://bucket/prefix."""
-    size_px: int = 256
+    size_px: int = 192
     """Side of the square that every film is resized to."""
     color: Literal["grey", "rgb"] = "grey"
     """Channels kept by the cache: one, or three for image sets whose colour carries meaning."""
