@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cxr_model.batches import TrainingFilms
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import NetworkConfig, RunConfig
 from cxr_model.device import resolve_device, resolve_precision
@@ -17,7 +18,7 @@ from cxr_model.index import build_index
 from cxr_model.labels import order_classes
 from cxr_model.network import build_network, network_arguments
 from cxr_model.phantom import write_phantoms
-from cxr_model.trainer import Trainer, TrainingFilms
+from cxr_model.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

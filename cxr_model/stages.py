@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cxr_model.batches import TrainingFilms
 from cxr_model.cache import FilmCache
 from cxr_model.checkpoints import Checkpoints
 from cxr_model.config import RunConfig
@@ -34,7 +35,7 @@ from cxr_model.model_files import ModelCard, load_model, save_model
 from cxr_model.network import build_network, describe_layers, network_arguments, num_parameters
 from cxr_model.run_folder import RunFolder, sha256_file, write_table
 from cxr_model.splits import read_splits
-from cxr_model.trainer import EpochRecord, Trainer, TrainingFilms
+from cxr_model.trainer import EpochRecord, Trainer
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ training that goes on from its state draws what an unbroken one would have drawn
 """
 
 import copy
-import hashlib
 import logging
 import math
 import time
@@ -20,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cxr_model.augment import augment_batch, draw_changes
+from cxr_model.batches import Batch, Batches, TrainingFilms, seed_of
 from cxr_model.config import AugmentConfig, TrainingConfig
-from cxr_model.distributed import Processes, loss_share, loss_weight, synchronise_norms
-from cxr_model.errors import ConfigError, DivergenceError, OutOfMemory
-from cxr_model.films import FilmSet, Normalisation, predict_logits
-from cxr_model.schedule import averaging_decay, learning_rate, make_optimizer, training_size_px
+from cxr_model.distributed import Processes, loss_share, synchronise_norms
+from cxr_model.errors import DivergenceError, OutOfMemory
+from cxr_model.films import predict_logits
+from cxr_model.schedule import averaging_decay, learning_rate, make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -55,28 +54,11 @@ class EpochRecord:
     """Training films only; validation's time is left out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingFilms:
-    train: FilmSet
-    validation: FilmSet | None
-    """Chooses the epoch whose weights are kept; without it the last one's are."""
-    num_classes: int
-
-
 def balanced_accuracy(predicted_N: Tensor, targets_N: Tensor, num_classes: int) -> float:
     """Mean over the classes present of the share of their films that is found."""
     hits = torch.bincount(targets_N[predicted_N == targets_N], minlength=num_classes)
     films = torch.bincount(targets_N, minlength=num_classes)
     return float((hits[films > 0] / films[films > 0]).mean())
-
-
-def _class_weights(targets_N: Tensor, num_classes: int) -> Tensor:
-    counts = torch.bincount(targets_N, minlength=num_classes).float()
-    return counts.sum() / (num_classes * counts.clamp_min(1))
-
-
-def _seed_of(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())
 
 
 class Trainer:
@@ -97,8 +79,7 @@ class Trainer:
         augment: AugmentConfig,
         precision: torch.dtype,
     ) -> None:
-        self.films, self.config = films, config
-        self.augment, self.precision = augment, precision
+        self.films, self.config, self.precision = films, config, precision
         self.device = films.train.device
         self.processes = Processes.joined()
         if self.processes.count > 1:
@@ -108,20 +89,10 @@ class Trainer:
         self.model: nn.Module = self.network
         if self.processes.count > 1:
             self.model = DistributedDataParallel(self.network, broadcast_buffers=False)
-        self.normalisation = Normalisation.of(films.train)
-        targets_N = films.train.targets_N
-        self.class_weights = (
-            _class_weights(targets_N, films.num_classes) if config.balance_classes else None
-        )
-        self.steps_per_epoch = math.ceil(len(targets_N) / config.batch_size)
-        smallest = len(targets_N) // self.steps_per_epoch
-        if smallest < self.processes.count:
-            raise ConfigError(
-                f"training.batch_size={config.batch_size}: batches of {smallest} films cannot be "
-                f"shared by {self.processes.count} processes; use a larger one"
-            )
+        self.batches = Batches(films, config, augment, self.processes)
+        self.normalisation = self.batches.normalisation
+        self.steps_per_epoch = self.batches.steps_per_epoch
         self.optimizer = make_optimizer(network, config)
-        self.draws = torch.Generator(self.device)
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)
         self.epoch, self.position, self.elapsed_s = 0, 0, 0.0
         self.rate_factor, self.num_parts = 1.0, 1
@@ -214,8 +185,7 @@ class Trainer:
     def _epoch(self, on_step: Callable[[], None]) -> EpochRecord:
         started = time.perf_counter() - self.elapsed_s
         self.network.train()
-        order_N = self._order()
-        batches = order_N.tensor_split(self.steps_per_epoch)
+        batches = self.batches.order(self.epoch)
         for rows in batches[self.position :]:
             self.train_on(rows)
             self.elapsed_s = time.perf_counter() - started
@@ -237,19 +207,14 @@ class Trainer:
             validation_accuracy=accuracy,
             validation_balanced_accuracy=balanced,
             seconds=time.perf_counter() - started,
-            films_per_second=len(order_N) / train_seconds,
+            films_per_second=len(self.films.train) / train_seconds,
         )
-
-    def _order(self) -> Tensor:
-        name = f"{self.config.seed} order {self.epoch}"
-        generator = torch.Generator().manual_seed(_seed_of(name))
-        return torch.randperm(len(self.films.train), generator=generator)
 
     def train_on(self, rows_B: Tensor) -> None:
         """One optimiser step on the films at these places of the training set."""
         while True:
             try:
-                loss = self._backward(*self._batch(rows_B))
+                loss = self._backward(self.batches.load(rows_B, self.epoch, self.step))
                 break
             except torch.OutOfMemoryError as error:
                 told = str(error).splitlines()[0]
@@ -263,32 +228,15 @@ class Trainer:
         if self.config.ema_decay:
             self._average()
 
-    def _batch(self, rows_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """This process's share of a batch: changed films, targets, and the batch's loss weight."""
-        mine = self.processes.share
-        self.draws.manual_seed(self._seed("changes"))
-        changes = draw_changes(len(rows_B), self.augment, self.draws)[mine]
-        self.draws.manual_seed(self._seed(f"noise {self.processes.rank}"))
-        x_NCHW = self._resize(self.films.train.gather(rows_B[mine]).float() / 255)
-        x_NCHW = self.normalisation(augment_batch(x_NCHW, changes, self.draws))
-        targets_B = self.films.train.targets_N[rows_B.to(self.device)]
-        return x_NCHW, targets_B[mine], loss_weight(targets_B, self.class_weights)
-
-    def _resize(self, x_NCHW: Tensor) -> Tensor:
-        full_px = x_NCHW.shape[-1]
-        size_px = training_size_px(self.epoch, self.config.epochs, full_px)
-        if not self.config.progressive or size_px == full_px:
-            return x_NCHW
-        return F.interpolate(x_NCHW, size=(size_px, size_px), mode="bilinear", antialias=True)
-
-    def _backward(self, x_NCHW: Tensor, targets_N: Tensor, weight: Tensor) -> Tensor:
+    def _backward(self, batch: Batch) -> Tensor:
         """Gradients of the batch's mean loss; returns this process's share of that loss."""
-        torch.manual_seed(self._seed(f"dropout {self.processes.rank}"))
+        name = f"{self.config.seed} dropout {self.processes.rank} {self.step}"
+        torch.manual_seed(seed_of(name))
         self.optimizer.zero_grad(set_to_none=True)
         parts = list(
             zip(
-                x_NCHW.tensor_split(self.num_parts),
-                targets_N.tensor_split(self.num_parts),
+                batch.x_NCHW.tensor_split(self.num_parts),
+                batch.targets_N.tensor_split(self.num_parts),
                 strict=True,
             )
         )
@@ -298,8 +246,8 @@ class Trainer:
             with nullcontext() if is_last else self._without_exchange():
                 with self._autocast():
                     logits = self.model(x).float()
-                loss = loss_share(logits, targets, self.class_weights, self.config.label_smoothing)
-                loss = loss / weight
+                weights_K, smoothing = self.batches.class_weights, self.config.label_smoothing
+                loss = loss_share(logits, targets, weights_K, smoothing) / batch.weight
                 # DistributedDataParallel averages over processes; the shares are to be added.
                 torch.autograd.backward(loss * self.processes.count)
             total += loss.detach()
@@ -350,10 +298,6 @@ class Trainer:
     def _rate(self, step: int) -> float:
         num_steps = self.config.epochs * self.steps_per_epoch
         return self.rate_factor * learning_rate(self.config, step, num_steps)
-
-    def _seed(self, purpose: str) -> int:
-        """A seed of its own for each purpose and step."""
-        return _seed_of(f"{self.config.seed} {purpose} {self.step}")
 
     def _autocast(self) -> torch.autocast:
         enabled = self.precision != torch.float32

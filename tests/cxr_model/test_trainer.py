@@ -8,12 +8,13 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
+from cxr_model.batches import Batch, TrainingFilms
 from cxr_model.config import AugmentConfig, NetworkConfig, TrainingConfig
 from cxr_model.errors import DivergenceError, OutOfMemory
 from cxr_model.films import FilmSet, Normalisation, predict_logits
 from cxr_model.network import build_network, network_arguments
 from cxr_model.schedule import one_cycle
-from cxr_model.trainer import EpochRecord, Trainer, TrainingFilms, balanced_accuracy
+from cxr_model.trainer import EpochRecord, Trainer, balanced_accuracy
 
 SMALL = NetworkConfig(widths=(8, 8, 16), depths=(1,), dropout=0.1)
 QUICK = TrainingConfig(epochs=4, batch_size=8, learning_rate=5e-3, precision="float32")
@@ -116,8 +117,13 @@ def test_kept_weights_are_those_of_the_best_epoch() -> None:
 def test_every_film_is_seen_once_an_epoch(num: int) -> None:
     trainer = _trainer(dataclasses.replace(QUICK, epochs=1), num=num)
     seen: list[torch.Tensor] = []
-    batch = trainer._batch
-    trainer._batch = lambda rows: (seen.append(rows), batch(rows))[1]  # type: ignore[method-assign]
+    load = trainer.batches.load
+
+    def watched(rows: torch.Tensor, epoch: int, step: int) -> Batch:
+        seen.append(rows)
+        return load(rows, epoch, step)
+
+    trainer.batches.load = watched  # type: ignore[method-assign]
     list(trainer.epochs())
     assert sorted(torch.cat(seen).tolist()) == list(range(num))
     assert min(len(rows) for rows in seen) >= 2, "batch norm cannot train on one film"
@@ -160,13 +166,13 @@ def test_without_validation_the_last_weights_are_kept() -> None:
 
 def _spoil(trainer: Trainer, steps: list[int]) -> None:
     """Have the loss of the n-th batches walked through be infinite."""
-    batch, count = trainer._batch, itertools.count()
+    load, count = trainer.batches.load, itertools.count()
 
-    def spoilt(rows: torch.Tensor) -> Any:
-        x_NCHW, targets, weight = batch(rows)
-        return x_NCHW, targets, weight * (0 if next(count) in steps else 1)
+    def spoilt(rows: torch.Tensor, epoch: int, step: int) -> Batch:
+        batch = load(rows, epoch, step)
+        return dataclasses.replace(batch, weight=batch.weight * (next(count) not in steps))
 
-    trainer._batch = spoilt  # type: ignore[method-assign]
+    trainer.batches.load = spoilt  # type: ignore[method-assign]
 
 
 def test_a_training_that_diverges_goes_back_once_and_on_at_a_tenth_of_the_rate(

@@ -1,0 +1,106 @@
+"""The batches of a training: which films, how they are changed, what their loss weighs.
+
+Whatever is drawn at random follows from the seed and the number of the step or epoch; every
+process of several draws for the whole batch and takes its own share of it.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cxr_model.augment import augment_batch, draw_changes
+from cxr_model.config import AugmentConfig, TrainingConfig
+from cxr_model.distributed import Processes, loss_weight
+from cxr_model.errors import ConfigError
+from cxr_model.films import FilmSet, Normalisation
+from cxr_model.schedule import training_size_px
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFilms:
+    train: FilmSet
+    validation: FilmSet | None
+    """Chooses the epoch whose weights are kept; without it the last one's are."""
+    num_classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One process's share of a batch, on the training device."""
+
+    x_NCHW: Tensor
+    """Changed, normalised films, float32, channels last in memory."""
+    targets_N: Tensor
+    weight: Tensor
+    """What the summed loss of the whole batch is divided by; a scalar."""
+
+
+class Batches:
+    """The training films of a run, batch by batch; raises ``ConfigError`` for too small ones."""
+
+    def __init__(
+        self,
+        films: TrainingFilms,
+        config: TrainingConfig,
+        augment: AugmentConfig,
+        processes: Processes,
+    ) -> None:
+        self.films, self.config, self.augment = films.train, config, augment
+        self.processes = processes
+        self.normalisation = Normalisation.of(films.train)
+        self.class_weights = (
+            _class_weights(films.train.targets_N, films.num_classes)
+            if config.balance_classes
+            else None
+        )
+        self.steps_per_epoch = math.ceil(len(self.films) / config.batch_size)
+        smallest = len(self.films) // self.steps_per_epoch
+        if smallest < processes.count:
+            raise ConfigError(
+                f"training.batch_size={config.batch_size}: batches of {smallest} films cannot be "
+                f"shared by {processes.count} processes; use a larger one"
+            )
+        self._draws = torch.Generator(self.films.device)
+
+    def order(self, epoch: int) -> tuple[Tensor, ...]:
+        """Places (int64) of an epoch's films in the training set, a tensor a batch."""
+        generator = torch.Generator().manual_seed(seed_of(f"{self.config.seed} order {epoch}"))
+        order_N = torch.randperm(len(self.films), generator=generator)
+        return order_N.tensor_split(self.steps_per_epoch)
+
+    def load(self, rows_B: Tensor, epoch: int, step: int) -> Batch:
+        """The films at these places of the training set, as step number ``step`` sees them."""
+        mine = self.processes.share
+        seed = self.config.seed
+        self._draws.manual_seed(seed_of(f"{seed} changes {step}"))
+        changes = draw_changes(len(rows_B), self.augment, self._draws)[mine]
+        self._draws.manual_seed(seed_of(f"{seed} noise {self.processes.rank} {step}"))
+        x_NCHW = self._resize(self.films.gather(rows_B[mine]).float() / 255, epoch)
+        x_NCHW = self.normalisation(augment_batch(x_NCHW, changes, self._draws))
+        targets_B = self.films.targets_N[rows_B.to(self.films.device)]
+        return Batch(
+            x_NCHW=x_NCHW,
+            targets_N=targets_B[mine],
+            weight=loss_weight(targets_B, self.class_weights),
+        )
+
+    def _resize(self, x_NCHW: Tensor, epoch: int) -> Tensor:
+        full_px = x_NCHW.shape[-1]
+        size_px = training_size_px(epoch, self.config.epochs, full_px)
+        if not self.config.progressive or size_px == full_px:
+            return x_NCHW
+        return F.interpolate(x_NCHW, size=(size_px, size_px), mode="bilinear", antialias=True)
+
+
+def seed_of(name: str) -> int:
+    """A seed for each purpose and step, told apart by its name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())
+
+
+def _class_weights(targets_N: Tensor, num_classes: int) -> Tensor:
+    counts = torch.bincount(targets_N, minlength=num_classes).float()
+    return counts.sum() / (num_classes * counts.clamp_min(1))
