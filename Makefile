@@ -32,6 +32,8 @@ bench: setup
 	$(BIN)/cxr bench train
 	$(BIN)/cxr bench cache
 	$(BIN)/cxr bench explain
+	$(BIN)/cxr bench epochs --set training.epochs=3
+	$(BIN)/cxr bench growth --set data.size_px=64
 
 up: setup
 	$(BIN)/cxr up

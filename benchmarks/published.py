@@ -29,7 +29,7 @@ def seed_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(network.parameters(), 1e-3)
 
 
-def torchvision_batches(root: Path, size_px: int, batch_size: int) -> Batches:
+def torchvision_batches(root: Path, size_px: int, batch_size: int) -> DataLoader[Any]:
     """Its reference transforms for training, decoded by a worker process a core."""
     steps = [
         transforms.RandomResizedCrop(size_px),

@@ -14,11 +14,20 @@ Contestant = Callable[[], int]
 """Does a stretch of work and returns how many films it took."""
 
 
-def films_per_second(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, float]:
-    """The median over ``rounds`` for each contestant; a first round warms up and is dropped."""
+def films_per_second(
+    contestants: Mapping[str, Contestant],
+    rounds: int,
+    before: Mapping[str, Callable[[], None]] | None = None,
+) -> dict[str, float]:
+    """The median over ``rounds`` for each contestant; a first round warms up and is dropped.
+
+    What ``before`` holds under a contestant's name is done before each turn, untimed.
+    """
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, work in contestants.items():
+            if before and name in before:
+                before[name]()
             started = time.perf_counter()
             num_films = work()
             wait_for_device()

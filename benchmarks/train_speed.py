@@ -2,7 +2,9 @@
 
 Every contestant trains a network of its own on the same films at the same size and batch:
 
-- ``NAME, here``: this project's trainer, augmentation and averaged weights included;
+- ``NAME, here``: this project's trainer, augmentation and averaged weights included, on
+  films of the full size;
+- ``cxresnet progressive, here``: likewise with films that grow, over a whole course;
 - ``NAME, limit``: the same network, batch, precision and optimiser on a constant batch that
   lies on the device, and nothing else: what the hardware gives;
 - ``seed's way``: ImageFolder, PIL transforms, DataLoader, float32, three channels, Adam, as
@@ -13,6 +15,7 @@ Every contestant trains a network of its own on the same films at the same size 
 import copy
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,8 +46,12 @@ def measure_training(
     device = resolve_device(config.training.device)
     precision = resolve_precision(config.training.precision, device)
     networks: tuple[NetworkName, ...] = ("cxresnet", "seed-resnet", "resnet18")
+    growing = replace(config, training=replace(config.training, progressive=True))
+    config = replace(config, training=replace(config.training, progressive=False))
     trainers = {name: films.trainer(config, NetworkConfig(name=name)) for name in networks}
-    contestants: dict[str, Contestant] = {}
+    contestants: dict[str, Contestant] = {
+        "cxresnet progressive, here": _ours(films.trainer(growing), steps)
+    }
     for name, trainer in trainers.items():
         contestants[f"{name}, here"] = _ours(trainer, steps)
         contestants[f"{name}, limit"] = _limit(trainer, config, precision, steps)
@@ -58,15 +65,20 @@ def measure_training(
         device,
     )
     resnet = copy.deepcopy(trainers["resnet18"].network).to(memory_format=torch.contiguous_format)
+    loader = torchvision_batches(films.root, size_px, batch_size)
+    batches = endless(loader)
     contestants["torchvision's way"] = _published(
-        resnet,
-        torchvision_optimizer(resnet),
-        endless(torchvision_batches(films.root, size_px, batch_size)),
-        steps,
-        device,
+        resnet, torchvision_optimizer(resnet), batches, steps, device
     )
-    rates = films_per_second(contestants, rounds)
+
+    def drain() -> None:
+        """Take what its workers decoded while others had their turn."""
+        for _ in range(loader.num_workers * (loader.prefetch_factor or 0)):
+            next(batches)
+
+    rates = films_per_second(contestants, rounds, before={"torchvision's way": drain})
     ratios = {
+        "progressive_vs_seed": rates["cxresnet progressive, here"] / rates["seed's way"],
         "vs_seed": rates["cxresnet, here"] / rates["seed's way"],
         "vs_torchvision": rates["resnet18, here"] / rates["torchvision's way"],
         "of_limit": rates["cxresnet, here"] / rates["cxresnet, limit"],
@@ -85,15 +97,18 @@ def measure_training(
 
 def _ours(trainer: Trainer, steps: int) -> Contestant:
     num_films, batch = len(trainer.films.train), trainer.config.batch_size
+    # With films that grow, a step each for the quarters of a course; else all are the same.
+    quarters = [part * trainer.config.epochs // 4 for part in range(4)]
+    epochs = quarters if trainer.config.progressive else [0]
     order = torch.Generator().manual_seed(0)
     trainer.network.train()
 
     def work() -> int:
-        trainer.position = 0  # any number of steps: no epoch ends here
-        for _ in range(steps):
-            trainer.train_on(torch.randperm(num_films, generator=order)[:batch])
-            trainer.position %= trainer.steps_per_epoch
-        return steps * batch
+        for trainer.epoch in epochs:
+            for _ in range(steps):
+                trainer.position = 0  # any number of steps: no epoch ends here
+                trainer.train_on(torch.randperm(num_films, generator=order)[:batch])
+        return len(epochs) * steps * batch
 
     return work
 

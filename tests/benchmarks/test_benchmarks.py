@@ -10,13 +10,20 @@ import torch
 
 from benchmarks import crossval_table
 from benchmarks.cache_speed import measure_cache
+from benchmarks.crossval_bare import crossvalidate
+from benchmarks.epochs_speed import measure_epochs
 from benchmarks.explain_speed import measure_explanations
+from benchmarks.growth import measure_growth
+from benchmarks.plots import growth_curves, training_rates
 from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
+from benchmarks.time_to_accuracy import measure_time_to_accuracy
 from benchmarks.train_speed import measure_training
 from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig
 from cxr_model.data_config import DataConfig, PhantomConfig
 from cxr_model.errors import DataError
+from cxr_model.figures import svg_bytes
+from cxr_model.folds import CrossvalConfig
 from cxr_model.network import build_network, network_arguments
 from cxr_model.presets import smoke
 from cxr_model.run_folder import read_json, write_json
@@ -57,6 +64,7 @@ def test_training_is_put_beside_the_references_and_the_limit(films: Prepared) ->
     )
     assert {"vs_seed", "vs_torchvision", "of_limit"} <= set(ratios)
     assert json.loads(json.dumps(found)) == found
+    assert b"<svg" in svg_bytes(training_rates(found))
 
 
 def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
@@ -70,6 +78,44 @@ def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
     found = measure_explanations(network, torch.randn(2, 1, 64, 64), CONFIG.explain, rounds=1)
     assert found["windows_per_film"] == 9
     assert found["ratios"]["occlusion_of_forward"] > 0
+
+
+def test_a_whole_training_is_timed_and_validated(films: Prepared) -> None:
+    found = measure_epochs(films, CONFIG)
+    assert found["num_train"] + found["num_validation"] == 18
+    assert found["seconds"] == pytest.approx(
+        found["ratios"]["seconds_per_epoch"] * CONFIG.training.epochs, abs=0.02
+    )
+
+
+def test_the_seeds_way_and_ours_are_asked_about_the_same_films(
+    films: Prepared, tmp_path: Path
+) -> None:
+    found = measure_time_to_accuracy(films, CONFIG, tmp_path, seed_epochs=1)
+    assert found["num_train"] + found["num_held_out"] == 18
+    last_s, last = found["course"][-1]
+    assert found["seconds"]["cxresnet, here"] == last_s
+    assert found["reached"] == (last >= found["balanced_accuracy"]["seed's way"])
+
+
+@pytest.mark.slow
+def test_growth_copies_films_that_count_as_others(films: Prepared) -> None:
+    found = measure_growth(films, CONFIG, [1, 3])
+    assert [row["num_films"] for row in found["rows"]] == [18, 54]
+    assert all(row["peak_mb"] > 50 for row in found["rows"])
+    assert b"<svg" in svg_bytes(growth_curves(found))
+
+
+@pytest.mark.slow
+def test_a_machine_without_prefect_writes_what_the_flow_writes(
+    films: Prepared, tmp_path: Path
+) -> None:
+    out = tmp_path / "bare"
+    plan = CrossvalConfig(num_folds=2, protocols=("grouped",))
+    crossvalidate(films.root, out, CONFIG, plan, num_processes=1)
+    record = read_json(out / "crossval.json")
+    assert len(record["rows"][0]["accuracy"]["by_fold"]) == 2
+    assert len(pd.read_csv(out / "predictions-grouped.csv")) == 18
 
 
 def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:

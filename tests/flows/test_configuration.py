@@ -69,7 +69,7 @@ def test_labels_have_short_forms() -> None:
         ("labels.covid", "write KEY=VALUE"),
         ("labels=3", "labels=3: input should be a dictionary"),
         ("labels.patterns={}", "a classifier needs two classes or more"),
-        ("explain.occlusion_window_px=500", "use at most data.size_px (256)"),
+        ("explain.occlusion_window_px=500", "use at most data.size_px (192)"),
         (
             "labels.modee=folders",
             "labels.modee: there is no such setting; did you mean labels.mode",
