@@ -4,8 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+
+from cxr_model.cache import build_cache
+from cxr_model.data_config import DataConfig, LabelConfig, PhantomConfig
+from cxr_model.index import build_index
+from cxr_model.phantom import write_phantoms
 
 WriteFilm = Callable[[str, int], Path]
 
@@ -37,3 +43,13 @@ def films(tmp_path: Path, write_film: WriteFilm) -> Path:
             suffix = "png" if folder == "COVID-19" else "jpg"
             write_film(f"{folder}/{seed // 2:08d}_{number:03d}.{suffix}", seed)
     return tmp_path / "films"
+
+
+@pytest.fixture(scope="session")
+def cached_phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+    """The index of 40 phantoms and the folder of their cache at 64 px."""
+    root = tmp_path_factory.mktemp("films") / "phantoms"
+    write_phantoms(root, PhantomConfig(num_films=40))
+    index = build_index(root, DataConfig(size_px=64), LabelConfig())
+    report = build_cache(root, index, tmp_path_factory.mktemp("cache"), size_px=64, color="grey")
+    return index, report.folder

@@ -11,13 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from cxr_model.cache import FilmCache, build_cache
+from cxr_model.cache import FilmCache
 from cxr_model.checkpoints import Checkpoints
 from cxr_model.config import RunConfig, TrainingConfig
-from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError
-from cxr_model.index import build_index, write_index
-from cxr_model.phantom import write_phantoms
+from cxr_model.index import write_index
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, sha256_file
 from cxr_model.splits import assign_splits, write_splits
@@ -91,16 +89,6 @@ train(RunFolder(Path(sys.argv[1])), "r", CONFIG, FilmCache.open(Path(sys.argv[2]
 """
 
 
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
-    """The index of 40 phantoms and their cache's folder."""
-    root = tmp_path_factory.mktemp("films") / "phantoms"
-    write_phantoms(root, PhantomConfig(num_films=40))
-    index = build_index(root, CONFIG.data, CONFIG.labels)
-    report = build_cache(root, index, tmp_path_factory.mktemp("cache"), size_px=64, color="grey")
-    return index, report.folder
-
-
 def started_run(root: Path, index: pd.DataFrame, config: RunConfig = CONFIG) -> RunFolder:
     run = RunFolder(root)
     write_index(index, run.index)
@@ -114,19 +102,19 @@ def comparable(run: RunFolder) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def unbroken(
-    films: tuple[pd.DataFrame, Path], tmp_path_factory: pytest.TempPathFactory
+    cached_phantoms: tuple[pd.DataFrame, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> RunFolder:
-    run = started_run(tmp_path_factory.mktemp("unbroken"), films[0])
-    train(run, "r", CONFIG, FilmCache.open(films[1]), lambda _: None)
+    run = started_run(tmp_path_factory.mktemp("unbroken"), cached_phantoms[0])
+    train(run, "r", CONFIG, FilmCache.open(cached_phantoms[1]), lambda _: None)
     return run
 
 
 @pytest.mark.parametrize("killed_at", [2, 9])
 def test_a_training_killed_at_any_moment_ends_with_the_same_weights(
-    films: tuple[pd.DataFrame, Path], unbroken: RunFolder, tmp_path: Path, killed_at: int
+    cached_phantoms: tuple[pd.DataFrame, Path], unbroken: RunFolder, tmp_path: Path, killed_at: int
 ) -> None:
-    run = started_run(tmp_path / "killed", films[0])
-    command = [sys.executable, "-c", PROGRAM, run.root, films[1], Path(__file__).parent]
+    run = started_run(tmp_path / "killed", cached_phantoms[0])
+    command = [sys.executable, "-c", PROGRAM, run.root, cached_phantoms[1], Path(__file__).parent]
     with subprocess.Popen(command) as process:
         deadline = time.monotonic() + 60
         while not (run.checkpoints / f"step-{killed_at:08d}.pt").exists():
@@ -135,24 +123,24 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_weights(
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert not run.weights.exists()
-    train(run, "r", CONFIG, FilmCache.open(films[1]), lambda _: None)
+    train(run, "r", CONFIG, FilmCache.open(cached_phantoms[1]), lambda _: None)
     assert sha256_file(run.weights) == sha256_file(unbroken.weights)
     pd.testing.assert_frame_equal(comparable(run), comparable(unbroken), check_exact=True)
 
 
 def test_a_finished_training_is_not_done_again(
-    films: tuple[pd.DataFrame, Path], unbroken: RunFolder
+    cached_phantoms: tuple[pd.DataFrame, Path], unbroken: RunFolder
 ) -> None:
     told: list[object] = []
     unbroken.history.unlink()  # a flow that goes on begins with its checkpoints alone
-    train(unbroken, "r", CONFIG, FilmCache.open(films[1]), told.append)
+    train(unbroken, "r", CONFIG, FilmCache.open(cached_phantoms[1]), told.append)
     assert told == []
     assert len(comparable(unbroken)) == CONFIG.training.epochs
 
 
 def test_other_settings_do_not_go_on_from_a_checkpoint(
-    films: tuple[pd.DataFrame, Path], unbroken: RunFolder
+    cached_phantoms: tuple[pd.DataFrame, Path], unbroken: RunFolder
 ) -> None:
     other = replace(CONFIG, training=replace(CONFIG.training, learning_rate=0.01))
     with pytest.raises(ConfigError, match="is of other settings"):
-        train(unbroken, "r", other, FilmCache.open(films[1]), lambda _: None)
+        train(unbroken, "r", other, FilmCache.open(cached_phantoms[1]), lambda _: None)

@@ -13,16 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from cxr_model.batches import TrainingFilms
-from cxr_model.cache import build_cache
 from cxr_model.config import RunConfig, TrainingConfig
-from cxr_model.data_config import PhantomConfig
 from cxr_model.distributed import Processes
 from cxr_model.errors import ConfigError, CxrError, DeviceError
 from cxr_model.films import FilmSet
-from cxr_model.index import build_index, write_index
+from cxr_model.index import write_index
 from cxr_model.launch import _failure, train_on_devices
 from cxr_model.network import build_network, network_arguments
-from cxr_model.phantom import write_phantoms
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, sha256_file, write_json
 from cxr_model.splits import assign_splits, write_splits
@@ -46,29 +43,26 @@ CONFIG = replace(
 )
 
 
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
-    """The index of 40 phantoms and their cache's folder."""
-    root = tmp_path_factory.mktemp("films") / "phantoms"
-    write_phantoms(root, PhantomConfig(num_films=40))
-    index = build_index(root, CONFIG.data, CONFIG.labels)
-    report = build_cache(root, index, tmp_path_factory.mktemp("cache"), size_px=64, color="grey")
-    return index, report.folder
-
-
-def prepare_run(run: RunFolder, films: tuple[pd.DataFrame, Path], config: RunConfig) -> None:
+def prepare_run(
+    run: RunFolder, cached_phantoms: tuple[pd.DataFrame, Path], config: RunConfig
+) -> None:
     write_json(run.config, asdict(config))
-    write_index(films[0], run.index)
-    write_splits(assign_splits(films[0], config.split), run.splits)
+    write_index(cached_phantoms[0], run.index)
+    write_splits(assign_splits(cached_phantoms[0], config.split), run.splits)
 
 
 def trained(
-    root: Path, films: tuple[pd.DataFrame, Path], config: RunConfig, told: list[EpochRecord]
+    root: Path,
+    cached_phantoms: tuple[pd.DataFrame, Path],
+    config: RunConfig,
+    told: list[EpochRecord],
 ) -> RunFolder:
     run = RunFolder(root)
-    prepare_run(run, films, config)
+    prepare_run(run, cached_phantoms, config)
     checkpoints: list[Path] = []
-    summary = train_on_devices(run, "r", config, films[1], told.append, checkpoints.append)
+    summary = train_on_devices(
+        run, "r", config, cached_phantoms[1], told.append, checkpoints.append
+    )
     assert summary.epochs == config.training.epochs
     assert checkpoints
     return run
@@ -79,11 +73,11 @@ def on_devices(num: int, config: RunConfig = CONFIG) -> RunConfig:
 
 
 def test_two_processes_descend_as_one_does(
-    films: tuple[pd.DataFrame, Path], tmp_path: Path
+    cached_phantoms: tuple[pd.DataFrame, Path], tmp_path: Path
 ) -> None:
     told: tuple[list[EpochRecord], list[EpochRecord]] = ([], [])
-    alone = trained(tmp_path / "one", films, CONFIG, told[0])
-    shared = trained(tmp_path / "two", films, on_devices(2), told[1])
+    alone = trained(tmp_path / "one", cached_phantoms, CONFIG, told[0])
+    shared = trained(tmp_path / "two", cached_phantoms, on_devices(2), told[1])
     assert [record.epoch for record in told[1]] == [1, 2]
     curves = [pd.read_csv(run.history) for run in (alone, shared)]
     for name in ("train_loss", "validation_loss"):
@@ -94,19 +88,19 @@ def test_two_processes_descend_as_one_does(
 
 
 def test_processes_end_with_whoever_began_them_and_the_training_goes_on(
-    films: tuple[pd.DataFrame, Path], tmp_path: Path
+    cached_phantoms: tuple[pd.DataFrame, Path], tmp_path: Path
 ) -> None:
     config = on_devices(2, replace(CONFIG, training=replace(CONFIG.training, epochs=4)))
-    unbroken = trained(tmp_path / "unbroken", films, config, [])
+    unbroken = trained(tmp_path / "unbroken", cached_phantoms, config, [])
     broken = RunFolder(tmp_path / "broken")
-    prepare_run(broken, films, config)
+    prepare_run(broken, cached_phantoms, config)
     script = f"""
 from pathlib import Path
 from cxr_model.config_json import read_config
 from cxr_model.launch import train_on_devices
 from cxr_model.run_folder import RunFolder
 run = RunFolder(Path({str(broken.root)!r}))
-cache = Path({str(films[1])!r})
+cache = Path({str(cached_phantoms[1])!r})
 train_on_devices(run, "r", read_config(run.config), cache, lambda _: None, lambda _: None)
 """
     with subprocess.Popen([sys.executable, "-c", script]) as process:
@@ -119,7 +113,7 @@ train_on_devices(run, "r", read_config(run.config), cache, lambda _: None, lambd
     assert psutil.wait_procs(family, timeout=30)[1] == []
     assert len(pd.read_csv(broken.history)) < 4
     told: list[EpochRecord] = []
-    trained(broken.root, films, config, told)
+    trained(broken.root, cached_phantoms, config, told)
     assert 0 < len(told) < 4
     assert sha256_file(broken.weights) == sha256_file(unbroken.weights)
 
