@@ -52,12 +52,13 @@ def print_table(rows: list[dict[str, Any]], draws: int = 2000) -> None:
     """Markdown: the rows, then cxresnet against each other model on the same films."""
     names = ("accuracy", "balanced_accuracy", "macro_f1")
     print("| protocol | model | accuracy | balanced accuracy | macro F1 | COVID-19 sensitivity |"
-          " parameters | training s |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|")
+          " parameters | epochs | px | training s | run |")  # fmt: skip
+    print("|---" * 11 + "|")
     for row in rows:
         means = [*(row[name] for name in names), row["sensitivity"]["covid"]]
         cells = [f"{m['mean']:.3f} ({m['ci_low']:.2f}–{m['ci_high']:.2f})" for m in means]
-        cells += [f"{row['num_parameters']:,}", f"{row['training_seconds']:.0f}"]
+        cells += [f"{row['num_parameters']:,}", str(row["epochs"]), str(row["size_px"])]
+        cells += [f"{row['training_seconds']:.0f}", row["run_id"]]
         print(f"| {row['protocol']} | {row['model']} | {' | '.join(cells)} |")
     classes = rows[0]["classes"]
     for protocol, group in groupby(rows, key=lambda row: row["protocol"]):
