@@ -6,18 +6,21 @@ process of several draws for the whole batch and takes its own share of it.
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cxr_model.augment import augment_batch, draw_changes
 from cxr_model.config import AugmentConfig, TrainingConfig
 from cxr_model.distributed import Processes, loss_weight
 from cxr_model.errors import ConfigError
-from cxr_model.films import FilmSet, Normalisation
+from cxr_model.films import FilmSet, Normalisation, resize_films
 from cxr_model.schedule import training_size_px
+
+_SAMPLE = 512
+"""Films that batch norm's statistics are taken over: thousands of places each are enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,13 @@ class Batches:
             )
         self._draws = torch.Generator(self.films.device)
 
+    def size_px(self, epoch: int) -> int:
+        """The side that films are trained and validated at in an epoch."""
+        full_px = self.films.pixels_NCHW.shape[-1]
+        if not self.config.progressive:
+            return full_px
+        return training_size_px(epoch, self.config.epochs, full_px)
+
     def order(self, epoch: int) -> tuple[Tensor, ...]:
         """Places (int64) of an epoch's films in the training set, a tensor a batch."""
         generator = torch.Generator().manual_seed(seed_of(f"{self.config.seed} order {epoch}"))
@@ -79,7 +89,7 @@ class Batches:
         self._draws.manual_seed(seed_of(f"{seed} changes {step}"))
         changes = draw_changes(len(rows_B), self.augment, self._draws)[mine]
         self._draws.manual_seed(seed_of(f"{seed} noise {self.processes.rank} {step}"))
-        x_NCHW = self._resize(self.films.gather(rows_B[mine]).float() / 255, epoch)
+        x_NCHW = resize_films(self.films.gather(rows_B[mine]).float() / 255, self.size_px(epoch))
         x_NCHW = self.normalisation(augment_batch(x_NCHW, changes, self._draws))
         targets_B = self.films.targets_N[rows_B.to(self.films.device)]
         return Batch(
@@ -88,12 +98,18 @@ class Batches:
             weight=loss_weight(targets_B, self.class_weights),
         )
 
-    def _resize(self, x_NCHW: Tensor, epoch: int) -> Tensor:
-        full_px = x_NCHW.shape[-1]
-        size_px = training_size_px(epoch, self.config.epochs, full_px)
-        if not self.config.progressive or size_px == full_px:
-            return x_NCHW
-        return F.interpolate(x_NCHW, size=(size_px, size_px), mode="bilinear", antialias=True)
+    def unchanged(self, epoch: int) -> Iterator[Tensor]:
+        """This process's share of a sample of the films, normalised, in batches of 64 or fewer.
+
+        The sample is the same each time. Batches of one film, which batch norm cannot take
+        statistics over, do not occur.
+        """
+        generator = torch.Generator().manual_seed(seed_of(f"{self.config.seed} sample"))
+        rows_N = torch.randperm(len(self.films), generator=generator)[:_SAMPLE]
+        for rows_B in rows_N.tensor_split(math.ceil(len(rows_N) / 64)):
+            mine = rows_B[self.processes.share]
+            x_NCHW = self.films.gather(mine).float() / 255
+            yield self.normalisation(resize_films(x_NCHW, self.size_px(epoch)))
 
 
 def seed_of(name: str) -> int:

@@ -71,8 +71,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean_C, self.momentum or 0.1)
-            self.running_var.lerp_(variance_C * count / (count - 1), self.momentum or 0.1)
+            # As in torch's own, no momentum stands for the plain mean over all batches.
+            share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean_C, share)
+            self.running_var.lerp_(variance_C * count / (count - 1), share)
         scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
         y_NCHW: Tensor = centred_NCHW * scale_C.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
         return y_NCHW
@@ -82,7 +84,7 @@ def synchronise_norms(module: nn.Module) -> None:
     """Put a `SyncBatchNorm2d` in the place of each batch norm below ``module``."""
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
-            synced = SyncBatchNorm2d(child.num_features, child.eps, child.momentum or 0.1)
+            synced = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
             synced.load_state_dict(child.state_dict())
             setattr(module, name, synced.to(child.weight.device).train(child.training))
         else:

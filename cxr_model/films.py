@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -75,6 +76,13 @@ def film_set(
     )
 
 
+def resize_films(x_NCHW: Tensor, size_px: int) -> Tensor:
+    """Float films with sides of ``size_px``, without aliasing."""
+    if x_NCHW.shape[-1] == size_px:
+        return x_NCHW
+    return F.interpolate(x_NCHW, size=(size_px, size_px), mode="bilinear", antialias=True)
+
+
 def films_to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """uint8 (N, H, W) or (N, H, W, 3) to a uint8 tensor (N, C, H, W)."""
     return _channels_first(torch.from_numpy(np.ascontiguousarray(pixels)))
@@ -114,17 +122,21 @@ def predict_logits(
     normalisation: Normalisation,
     *,
     precision: torch.dtype = torch.float32,
+    size_px: int | None = None,
 ) -> Tensor:
     """Logits (N, num_classes), float32, of batches (B, C, H, W) of uint8 films.
 
-    The films are on the network's device.
+    The films are on the network's device; ``size_px`` has them resized first.
     """
     was_training = network.training
     network.eval()
     logits = []
     for pixels_BCHW in batches:
         device_type = pixels_BCHW.device.type
+        x_NCHW = pixels_BCHW.float() / 255
+        if size_px is not None:
+            x_NCHW = resize_films(x_NCHW, size_px)
         with torch.autocast(device_type, dtype=precision, enabled=precision != torch.float32):
-            logits.append(network(normalisation(pixels_BCHW.float() / 255)).float())
+            logits.append(network(normalisation(x_NCHW)).float())
     network.train(was_training)
     return torch.cat(logits)

@@ -47,19 +47,10 @@ def training_size_px(epoch: int, num_epochs: int, size_px: int) -> int:
     """The side that films are trained at in epoch number ``epoch``, counted from 0.
 
     Progressive resizing (Howard 2018; Tan & Le 2021, arXiv:2104.00298): coarse films teach
-    early epochs as much at a quarter of the cost. The last epochs see the full size, which
-    batch norm's statistics and the averaged weights are then of.
+    early epochs as much at a quarter of the cost. The last quarter of the epochs, and the
+    last one at least, sees the full size.
     """
-    share = epoch / num_epochs
-    if share < 1 / 2:
-        return max(size_px // 2, 1)
-    return max(size_px * 3 // 4, 1) if share < 3 / 4 else size_px
-
-
-def averaging_decay(config: TrainingConfig, num_steps_done: int) -> float:
-    """How much of the averaged weights stays after a step.
-
-    A constant decay would keep the random start for hundreds of steps and stop a short run
-    on nonsense: it warms up instead.
-    """
-    return min(config.ema_decay, (1 + num_steps_done) / (10 + num_steps_done))
+    num_left = num_epochs - epoch
+    if num_left <= math.ceil(num_epochs / 4):
+        return size_px
+    return size_px * 3 // 4 if num_left <= math.ceil(num_epochs / 2) else size_px // 2

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cxr_model.averaging import average_weights, averaging_decay, recalibrate
 from cxr_model.batches import Batch, Batches, TrainingFilms, seed_of
 from cxr_model.config import AugmentConfig, TrainingConfig
 from cxr_model.distributed import Processes, loss_share, synchronise_norms
 from cxr_model.errors import DivergenceError, OutOfMemory
 from cxr_model.films import predict_logits
-from cxr_model.schedule import averaging_decay, learning_rate, make_optimizer
+from cxr_model.schedule import learning_rate, make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class Trainer:
                 self.restore(self._last_good)
                 self.rate_factor = _ROLLED_BACK_RATE
                 continue
-            if self.best is None or self._is_better(record, self.best):
+            if self._is_better(record):
                 self.best = record
                 self.best_state = {
                     name: value.detach().cpu().clone()
@@ -176,8 +177,13 @@ class Trainer:
             self._last_good = copy.deepcopy(self.state())
             yield record
 
-    def _is_better(self, record: EpochRecord, best: EpochRecord) -> bool:
-        if self.films.validation is None:
+    def _is_better(self, record: EpochRecord) -> bool:
+        """Whether these are the weights to keep; never those that saw smaller films only."""
+        last = self.config.epochs - 1
+        if self.batches.size_px(self.epoch) < self.batches.size_px(last):
+            return False
+        best = self.best
+        if best is None or self.films.validation is None:
             return True
         accuracy, least = record.validation_balanced_accuracy, best.validation_balanced_accuracy
         return (accuracy, -record.validation_loss) > (least, -best.validation_loss)
@@ -198,6 +204,10 @@ class Trainer:
                 f"(now {self.config.learning_rate:g})"
             )
         train_seconds = time.perf_counter() - started
+        is_last = self.epoch + 1 == self.config.epochs
+        if self.config.ema_decay and (is_last or self.films.validation):
+            with self._autocast():
+                recalibrate(self.averaged, self.batches.unchanged(self.epoch))
         loss, accuracy, balanced = self._validate()
         return EpochRecord(
             epoch=self.epoch + 1,
@@ -226,7 +236,8 @@ class Trainer:
         self.losses[self.position] = loss
         self.position += 1
         if self.config.ema_decay:
-            self._average()
+            decay = averaging_decay(self.config.ema_decay, self.step)
+            average_weights(self.averaged, self.network, decay)
 
     def _backward(self, batch: Batch) -> Tensor:
         """Gradients of the batch's mean loss; returns this process's share of that loss."""
@@ -303,16 +314,6 @@ class Trainer:
         enabled = self.precision != torch.float32
         return torch.autocast(self.device.type, dtype=self.precision, enabled=enabled)
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        mine, theirs = self.averaged.state_dict(), self.network.state_dict()
-        floats = [name for name, value in mine.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [mine[name] for name in floats],
-            [theirs[name] for name in floats],
-            1 - averaging_decay(self.config, self.step),
-        )
-
     def _validate(self) -> tuple[float, float, float]:
         """Mean loss, accuracy and balanced accuracy of the weights that would be kept."""
         films = self.films.validation
@@ -321,7 +322,11 @@ class Trainer:
         logits_NK = torch.zeros(len(films), self.films.num_classes, device=self.device)
         mine = torch.arange(len(films))[self.processes.share]
         logits_NK[mine.to(self.device)] = predict_logits(
-            self.averaged, films.take(mine).batches(), self.normalisation, precision=self.precision
+            self.averaged,
+            films.take(mine).batches(),
+            self.normalisation,
+            precision=self.precision,
+            size_px=self.batches.size_px(self.epoch),
         )
         self.processes.sum_(logits_NK)
         predicted_N = logits_NK.argmax(dim=1)

@@ -54,19 +54,40 @@ def _trainer(
     )
 
 
-def test_films_grow_to_their_full_size_and_are_judged_at_it() -> None:
-    trainer = _trainer(dataclasses.replace(QUICK, epochs=8))
-    seen: list[tuple[bool, int]] = []
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [(1, [32]), (2, [16, 32]), (3, [16, 24, 32]), (8, [16] * 4 + [24] * 2 + [32] * 2)],
+)
+def test_films_grow_to_their_full_size_and_are_judged_at_it(
+    epochs: int, expected: list[int]
+) -> None:
+    trainer = _trainer(dataclasses.replace(QUICK, epochs=epochs))
+    seen: list[int] = []
     for network in (trainer.network, trainer.averaged):
-        network.register_forward_pre_hook(
-            lambda module, inputs: seen.append((module is trainer.network, inputs[0].shape[-1]))
-        )
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
     sizes = []
     for _ in trainer.epochs():
-        sizes.append({size for is_training, size in seen if is_training})
-        assert {size for is_training, size in seen if not is_training} == {32}
+        sizes.append(set(seen))
         seen.clear()
-    assert sizes == [{16}] * 4 + [{24}] * 2 + [{32}] * 2
+    assert sizes == [{size} for size in expected]
+    assert trainer.best is not None
+    assert expected[trainer.best.epoch - 1] == 32
+
+
+def test_the_kept_statistics_are_those_of_unchanged_films() -> None:
+    trainer = _trainer(dataclasses.replace(QUICK, epochs=1), validate=False)
+    list(trainer.epochs())
+    seen: list[torch.Tensor] = []
+    trainer.averaged.stem[0][1].register_forward_pre_hook(  # type: ignore[index]
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    films = trainer.films.train
+    predict_logits(trainer.averaged, films.batches(), trainer.normalisation)
+    mean_C = torch.cat(seen).mean(dim=(0, 2, 3))
+    kept = trainer.best_state["stem.0.1.running_mean"]
+    torch.testing.assert_close(kept, mean_C, rtol=1e-3, atol=1e-4)
+    trained = trainer.network.state_dict()["stem.0.1.running_mean"]
+    assert (trained - mean_C).abs().max() > 10 * (kept - mean_C).abs().max()
 
 
 def test_training_may_keep_the_full_size() -> None:
@@ -102,7 +123,7 @@ def test_one_seed_gives_one_history_and_leaves_the_global_generator_alone() -> N
 
 
 def test_kept_weights_are_those_of_the_best_epoch() -> None:
-    trainer = _trainer()
+    trainer = _trainer(dataclasses.replace(QUICK, progressive=False))
     records = list(trainer.epochs())
     best = max(records, key=lambda row: (row.validation_balanced_accuracy, -row.validation_loss))
     trainer.network.load_state_dict(trainer.best_state)
