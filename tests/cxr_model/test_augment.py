@@ -5,7 +5,7 @@ import torch
 from cxr_model.augment import augment_batch, draw_changes
 from cxr_model.config import AugmentConfig
 
-NONE = AugmentConfig(rotation_deg=0, scale=0, shift=0, gamma=0, noise=0)
+NONE = AugmentConfig(rotation_deg=0, scale=0, shift=0, gamma=0, noise=0, flip=False)
 
 
 def _films(num: int = 4, size: int = 32) -> torch.Tensor:

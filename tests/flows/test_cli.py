@@ -100,7 +100,7 @@ def test_a_home_that_cannot_be_made_is_told(shell: Shell) -> None:
 
 def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:
     assert "crossval.num_folds=1" in shell.refused("crossval", "--folds", "1")
-    assert "use one of train, cache, explain" in shell.refused("bench", "network")
+    assert "use one of train, epochs, accuracy, cache" in shell.refused("bench", "network")
 
 
 def test_every_setting_is_listed_with_its_value(shell: Shell) -> None:
