@@ -17,7 +17,8 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 run: setup
-	$(BIN)/cxr train --data phantom --set data.size_px=224 --set training.epochs=20
+	$(BIN)/cxr train --data phantom --set data.size_px=224 --set training.epochs=20 \
+		--set training.progressive=false
 
 test: setup
 	$(BIN)/python -m pytest

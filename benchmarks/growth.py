@@ -73,7 +73,7 @@ def _measure(prepared: Prepared, config: RunConfig, work: Path, times: int) -> d
 
 @contextmanager
 def _peak_memory() -> Iterator[list[int]]:
-    """A list whose last element is the largest ``RssAnon`` of the block, in kB."""
+    """A list of one number, the largest ``RssAnon`` of the block so far, in kB."""
     peak, done = [0], threading.Event()
 
     def watch() -> None:

@@ -8,7 +8,6 @@ orchestration: server, store and worker that come up and go down, imports, Prefe
 checkpoints, publishing.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from cxr_model.errors import CxrError
+from cxr_model.errors import ConfigError, CxrError
 from cxr_model.run_folder import RunFolder, read_json
 
 _POLL_S = 0.05
@@ -27,13 +26,16 @@ _POLL_S = 0.05
 def measure_orchestration(arguments: Sequence[str], runs_dir: Path, run_id: str) -> dict[str, Any]:
     """Seconds and shares of ``cxr train *arguments --run-id run_id``, which is published.
 
-    Raises ``CxrError`` if the command fails.
+    Raises ``CxrError`` if the command fails, ``ConfigError`` where the run has a folder: its
+    files would be taken for those of the new one.
     """
     run = RunFolder(runs_dir / run_id)
+    if run.root.exists():
+        raise ConfigError(f"--run-id {run_id}: {run.root} is there already; use another")
     command = [sys.executable, "-m", "flows.cli", "train", *arguments, "--run-id", run_id]
     began = time.time()
     # Standard output is the benchmark's own.
-    with subprocess.Popen(command, stdout=sys.stderr, cwd=os.getcwd()) as process:
+    with subprocess.Popen(command, stdout=sys.stderr) as process:
         flow_began = _appears(run.config, process)
         first_epoch_ended = _appears(run.history, process)
         process.wait()
@@ -71,7 +73,7 @@ def measure_orchestration(arguments: Sequence[str], runs_dir: Path, run_id: str)
 
 
 def _appears(path: Path, process: subprocess.Popen[bytes]) -> float:
-    """When the file was there; that of an earlier run is not counted, for its id is taken."""
+    """When the file was there, or the process had ended."""
     while process.poll() is None and not path.exists():
         time.sleep(_POLL_S)
     return time.time()

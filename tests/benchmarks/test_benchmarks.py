@@ -14,6 +14,7 @@ from benchmarks.crossval_bare import crossvalidate
 from benchmarks.epochs_speed import measure_epochs
 from benchmarks.explain_speed import measure_explanations
 from benchmarks.growth import measure_growth
+from benchmarks.orchestration import measure_orchestration
 from benchmarks.plots import growth_curves, training_rates
 from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
@@ -21,7 +22,7 @@ from benchmarks.time_to_accuracy import measure_time_to_accuracy
 from benchmarks.train_speed import measure_training
 from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig
 from cxr_model.data_config import DataConfig, PhantomConfig
-from cxr_model.errors import DataError
+from cxr_model.errors import ConfigError, DataError
 from cxr_model.figures import svg_bytes
 from cxr_model.folds import CrossvalConfig
 from cxr_model.network import build_network, network_arguments
@@ -164,3 +165,9 @@ def _finished_run(root: Path, model: str, share_right: float) -> Path:
     write_json(root / "crossval.json", record)
     write_json(root / "config.json", {"training": {"epochs": 1}, "data": {"size_px": 64}})
     return root
+
+
+def test_a_run_that_has_a_folder_is_not_measured_again(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ConfigError, match="is there already; use another"):
+        measure_orchestration(["--data", "phantom:15"], tmp_path, "old")

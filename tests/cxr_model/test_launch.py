@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from cxr_model.batches import TrainingFilms
+from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig, TrainingConfig
 from cxr_model.distributed import Processes
 from cxr_model.errors import ConfigError, CxrError, DeviceError
@@ -23,20 +24,21 @@ from cxr_model.network import build_network, network_arguments
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, sha256_file, write_json
 from cxr_model.splits import assign_splits, write_splits
+from cxr_model.stages import train
 from cxr_model.trainer import EpochRecord, Trainer
 
-# Dropout is drawn by each process for itself; all else is equal. At half of 64 px batch norm
-# would see so few places that rounding grows beyond the tolerance within an epoch.
+# Dropout is drawn by each process for itself; all else is equal.
 CONFIG = replace(
     smoke(),
     data=replace(smoke().data, size_px=64),
     explain=replace(smoke().explain, occlusion_window_px=32, occlusion_stride_px=16),
     network=replace(smoke().network, dropout=0.0),
+    augment=replace(smoke().augment, flip=False),
     training=TrainingConfig(
         epochs=2,
         batch_size=7,
         progressive=False,
-        learning_rate=3e-4,
+        learning_rate=1e-3,
         precision="float32",
         device="cpu",
     ),
@@ -85,6 +87,31 @@ def test_two_processes_descend_as_one_does(
     weights = [load_file(run.weights) for run in (alone, shared)]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_in_double_precision_two_processes_are_one_to_nine_digits(
+    cached_phantoms: tuple[pd.DataFrame, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding, which Adam blows up in float32, cannot hide or feign a difference here."""
+    training = replace(CONFIG.training, progressive=True)
+    config = replace(CONFIG, training=training, augment=smoke().augment)
+    assert config.augment.flip
+    alone, shared = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
+    for run in (alone, shared):
+        prepare_run(run, cached_phantoms, config)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    try:
+        train(alone, "r", config, FilmCache.open(cached_phantoms[1]), lambda _: None)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    script = Path(__file__).parent / "launch_in_double.py"
+    command = [*torchrun, "--nproc-per-node", "2", script, shared.root, cached_phantoms[1]]
+    subprocess.run(command, check=True, capture_output=True)
+    curves = [pd.read_csv(run.history) for run in (alone, shared)]
+    for name in ("train_loss", "validation_loss"):
+        assert curves[1][name].tolist() == pytest.approx(curves[0][name].tolist(), rel=1e-9)
 
 
 def test_processes_end_with_whoever_began_them_and_the_training_goes_on(
