@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.crossval_table import RESULTS
 from cxr_model.figures import BLUE, GREEN, MUTED, VERMILLION, styled, svg_bytes
@@ -49,11 +49,15 @@ def growth_curves(found: dict[str, Any]) -> Figure:
         times.plot(films, [row[name] for row in rows], marker="o", label=label, color=color)
     ends = [films[0], films[-1]]
     linear = [rows[0]["seconds"] * count / films[0] for count in ends]
-    times.plot(ends, linear, color=MUTED, linestyle=":", label="linear")
+    times.plot(ends, linear, color=MUTED, linestyle=":", label="linear, both together")
     times.set(xlabel="films", ylabel="seconds", xscale="log", yscale="log")
-    times.legend()
+    figure.legend(*times.get_legend_handles_labels(), loc="outside upper left", ncols=3)
     memory.plot(films, [row["peak_mb"] for row in rows], marker="o", color=VERMILLION)
-    memory.set(xlabel="films", ylabel="peak memory, MB", xscale="log", ylim=(0, None))
+    memory.set(xlabel="films", ylabel="peak memory, MB", xscale="log")
+    memory.set_ylim(0, 1.1 * max(row["peak_mb"] for row in rows))
+    times.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    times.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    times.yaxis.set_minor_locator(NullLocator())
     for axes in (times, memory):
         axes.set_xticks(films, [f"{count:,}" for count in films], rotation=45)
         axes.xaxis.set_minor_locator(NullLocator())

@@ -89,6 +89,21 @@ def test_page_and_summary_show_both_protocols_and_the_difference(run: RunFolder)
     assert "://" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.parametrize(
+    ("low", "told"),
+    [(0.01, "So much does a published figure gain"), (-0.01, "these films show none")],
+)
+def test_a_gain_is_claimed_only_where_the_interval_leaves_zero_out(
+    run: RunFolder, config: RunConfig, low: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gap = {"value": 0.05, "ci_low": low, "ci_high": 0.1}
+    found = {"accuracy": gap, "balanced_accuracy": gap, "num_groups": 3, "n": 9}
+    found["mcnemar"] = {"only_first": 2, "only_second": 1, "p_value": 0.5}
+    monkeypatch.setattr("cxr_model.crossval_report.leakage_estimate", lambda *_, **__: found)
+    write_crossval(run, "cv", config, PLAN, source="phantom:30")
+    assert told in run.report.read_text()
+
+
 def test_folds_are_trained_on_different_films(run: RunFolder) -> None:
     folders = [run.root / "folds" / fold.name for fold in plan_folds(PLAN)]
     assert sorted(folders) == sorted((run.root / "folds").iterdir())
