@@ -28,6 +28,8 @@ from flows.settings import LOOPBACK, Settings, prefect_environment
 from flows.supervisor import Supervisor, end_with_parent
 
 WORK_POOL = "cxr-local"
+FOR_A_COMMAND = "CXR_STACK_FOR_A_COMMAND"
+"""Set in the environment of a stack that a command started for its own duration."""
 
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0
@@ -203,7 +205,7 @@ def _own_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[Stack
         log.open("wb") as output,
         subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "up"],
-            env={**os.environ, **prefect_environment(settings)},
+            env={**os.environ, **prefect_environment(settings), FOR_A_COMMAND: "1"},
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the command, which then ends the stack

@@ -242,6 +242,14 @@ def read_version(store: ObjectStore, model: str, run_id: str) -> Version:
         ) from error
 
 
+def find_version(store: ObjectStore, model: str = "", run_id: str = "") -> Version:
+    """A version by name; without ``run_id`` the champion, without ``model`` the only model's."""
+    if not model or not run_id:
+        champion = read_champion(store, model)
+        model, run_id = champion.model, run_id or champion.run_id
+    return read_version(store, model, run_id)
+
+
 def fetch_version(
     store: ObjectStore, model: str, run_id: str, folder: Path, files: tuple[str, ...] = ()
 ) -> RunFolder:

@@ -86,6 +86,11 @@ def show_link(run_id: str, report_url: str) -> None:
     )
 
 
+def show_table(key: str, rows: list[dict[str, Any]]) -> None:
+    """A table artifact under ``key``."""
+    create_table_artifact(rows, key=key)
+
+
 def _summary(run_id: str, holdout: dict[str, Any], report_url: str) -> str:
     return (
         f"# {run_id}\n\n"

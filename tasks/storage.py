@@ -51,6 +51,8 @@ class StoredObject:
     key: str
     size: int
     etag: str
+    modified: float
+    """Seconds since the epoch."""
 
 
 class ObjectStore:
@@ -161,6 +163,7 @@ class ObjectStore:
                 key=entry["Key"].removeprefix(self.location.root),
                 size=entry["Size"],
                 etag=entry["ETag"].strip('"'),
+                modified=entry["LastModified"].timestamp(),
             )
             for page in self._pages(prefix)
             for entry in page.get("Contents", [])
