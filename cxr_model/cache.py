@@ -33,6 +33,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxr_model.errors import DataError
+from cxr_model.grey_levels import to_8_bits
 
 Color = Literal["grey", "rgb"]
 Progress = Callable[[int, int], None]
@@ -42,7 +43,6 @@ FORMAT_VERSION = 1
 """Part of each store's name; raise it whenever ``film_pixels`` returns other pixels."""
 
 _MAX_PIXELS = 89_478_485  # Pillow warns above this; a 35 x 43 cm film at 600 dpi is below
-_BIT_DEPTHS = (8, 10, 12, 14, 16, 31)  # Pillow's widest is a signed 32-bit integer
 _CHUNK_BYTES = 16 * 2**20
 _HEADER = b"sha256,row,crc32\n"
 _LEDGER_LINE = re.compile(rb"([0-9a-f]{64}),(0|[1-9]\d*),([0-9a-f]{8})\n")
@@ -54,12 +54,13 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 @contextmanager
 def open_film(data: bytes) -> Iterator[Image.Image]:
-    """Open an image file's bytes; whatever the block's decoding raises becomes a DataError.
+    """Open the bytes of an image or DICOM file; what the block's decoding raises is a DataError.
 
-    The message is the bare reason, for the caller to put the film's name before.
+    Bytes alone tell which it is, as the cache knows a film by its bytes. The message is the
+    bare reason, for the caller to put the film's name before.
     """
     try:
-        with Image.open(BytesIO(data)) as image:
+        with _open_dicom(data) if data[128:132] == b"DICM" else Image.open(BytesIO(data)) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise DataError(f"{image.width} x {image.height} pixels are no radiograph's")
             yield image
@@ -67,6 +68,14 @@ def open_film(data: bytes) -> Iterator[Image.Image]:
         raise DataError("no known image format") from error
     except (*_DAMAGE, *_BOMB) as error:
         raise DataError(str(error) or type(error).__name__) from error
+
+
+def _open_dicom(data: bytes) -> Image.Image:
+    try:  # training on other films needs no pydicom
+        from cxr_model.dicom import read_dicom
+    except ModuleNotFoundError as error:
+        raise DataError("DICOM, for which 'pip install pydicom[pixeldata]' is needed") from error
+    return read_dicom(data, max_pixels=_MAX_PIXELS)
 
 
 def decode_film(source: Path | bytes, size_px: int, color: Color) -> Pixels:
@@ -83,9 +92,8 @@ def film_pixels(image: Image.Image, size_px: int, color: Color) -> Pixels:
     """A freshly opened image as uint8 of (size_px, size_px), or (size_px, size_px, 3) for RGB.
 
     Turned upright by its EXIF orientation, squashed to a square without borders (whose width
-    would give away the aspect ratio, and with it the hospital), transparency dropped. Grey
-    levels of more than 8 bits are scaled by the smallest usual bit depth that holds them, as
-    12-bit films often come in 16-bit files; float and negative levels by their own range.
+    would give away the aspect ratio, and with it the hospital), transparency dropped, grey
+    levels of more than 8 bits scaled by `cxr_model.grey_levels.to_8_bits`.
     """
     mode = "L" if color == "grey" else "RGB"
     # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, never below size_px. Others: no effect.
@@ -102,14 +110,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         return image.convert("RGBA")  # Pillow warns about the direct way
     if not image.mode.startswith(("I", "F")):
         return image
-    levels = np.asarray(image, dtype=np.float64)
-    low, high = float(levels.min()), float(levels.max())
-    if not np.isfinite([low, high]).all():
-        raise DataError("grey levels that are no numbers")
-    if image.mode != "F" and low >= 0:
-        low, high = 0.0, next(2.0**bits - 1 for bits in _BIT_DEPTHS if high < 2.0**bits)
-    scaled = (levels - low) * (255 / ((high - low) or 1.0))
-    return Image.fromarray(scaled.round().astype(np.uint8))
+    return Image.fromarray(to_8_bits(np.asarray(image)))
 
 
 @dataclass(frozen=True, eq=False)

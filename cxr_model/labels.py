@@ -12,7 +12,9 @@ import pandas as pd
 from cxr_model.data_config import LabelConfig
 from cxr_model.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".dcm", ".dicom"}
+)
 _NUM_SHOWN = 5
 
 
