@@ -12,7 +12,7 @@ from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, Fold, plan_folds
 from cxr_model.run_folder import write_json
 from flows.settings import Settings
-from flows.start import device_turn, set_up_logging, started_again, started_run, this_run_id
+from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
 from flows.task_runner import fold_runner
 from tasks.crossval import train_fold, write_crossval_report
 from tasks.ingest import ingest
@@ -73,7 +73,7 @@ def crossval(
         index_films(run.root, config, films.root)
         check_folds(run.root, crossval)
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
-        with device_turn(settings):
+        with turn_at(settings.device_slot):
             train_folds.with_options(task_runner=runner.runner)(
                 run.root, folds, config, crossval, cache, runner.num_threads
             )

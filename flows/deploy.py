@@ -4,10 +4,12 @@ Every step is an upsert by name: applied twice it gives the same.
 """
 
 import contextlib
+import io
 import os
 import re
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -166,11 +168,21 @@ def _deploy(definition: dict[str, Any], pool: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
         path.write_text(yaml.safe_dump(definition))
-        _run_prefect("--no-prompt", "deploy", "--prefect-file", str(path), "--all")
+        told = io.StringIO()
+        try:
+            with redirect_stdout(told):  # a page on each deployment
+                _run_prefect("--no-prompt", "deploy", "--prefect-file", str(path), "--all")
+        except SystemExit as end:
+            raise StackError(f"prefect deploy: {_last_line(told.getvalue())}") from end
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip(" │╭╮╰╯─") for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line), "no word on standard output")
 
 
 def _require_deployed(client: SyncPrefectClient, names: list[str]) -> None:
-    """Prefect's command tells of a deployment that it refuses and ends well all the same."""
+    """Prefect's command may tell of a deployment that it refuses and end well all the same."""
     found = client.read_deployments(
         deployment_filter=DeploymentFilter(
             name=DeploymentFilterName(any_=names), tags=DeploymentFilterTags(all_=["cxr"])

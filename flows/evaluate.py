@@ -7,7 +7,7 @@ from prefect import flow, runtime
 from flows.configuration import config_from_values
 from flows.run_id import data_name
 from flows.settings import Settings
-from flows.start import device_turn, set_up_logging, started_run
+from flows.start import set_up_logging, started_run, turn_at
 from tasks.evaluate import evaluate_on, fetch_registered
 from tasks.ingest import ingest
 from tasks.manifest import check_run_id
@@ -42,7 +42,7 @@ def evaluate(source: str, model: str = "", version: str = "", run_id: str = "") 
         films = ingest(config, settings.data_dir, settings.store)
         index_films(run.root, config, films.root)
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
-        with device_turn(settings):
+        with turn_at(settings.device_slot):
             headline = evaluate_on(
                 run.root, run_id, registered.root, config, cache, source=films.source
             )

@@ -1,10 +1,10 @@
-"""The operator's word on a model's champion; both are runs, so that they stand in Prefect too."""
+"""The operator's word on a model's champion; a run, so that it stands in Prefect too."""
 
 from prefect import flow
 
 from flows.settings import Settings
 from flows.start import set_up_logging
-from tasks.promotion import promote_by_hand, roll_back
+from tasks.promotion import promote_by_hand
 from tasks.registry import Champion
 
 
@@ -13,10 +13,3 @@ def promote(model: str, run_id: str, who: str, why: str) -> Champion:
     """Make a published run the champion of ``model``, whatever gates and tests say."""
     set_up_logging()
     return promote_by_hand(Settings.from_environment().store, model, run_id, who, why)
-
-
-@flow(name="rollback")
-def rollback(model: str, who: str, why: str) -> Champion:
-    """Make the champion before this one the champion again."""
-    set_up_logging()
-    return roll_back(Settings.from_environment().store, model, who, why)

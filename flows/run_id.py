@@ -18,7 +18,11 @@ def data_name(source: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower().removesuffix(".zip")).strip("-")[:40] or "run"
 
 
-def new_run_id(config: RunConfig, moment: datetime | None = None) -> str:
-    """For example ``cxr3-standard-20260131-101530`` (UTC); sorts by time within a data set."""
+def new_run_id(config: RunConfig, moment: datetime | None = None, mark: str = "") -> str:
+    """For example ``cxr3-standard-20260131-101530`` (UTC); sorts by time within a data set.
+
+    ``mark`` tells runs of one second apart.
+    """
     moment = (moment or datetime.now(UTC)).astimezone(UTC)
-    return f"{data_name(config.data.source)}-{config.preset}-{moment:%Y%m%d-%H%M%S}"
+    name = f"{data_name(config.data.source)}-{config.preset}-{moment:%Y%m%d-%H%M%S}"
+    return f"{name}-{mark}" if mark else name

@@ -17,7 +17,6 @@ from cxr_model.errors import ConfigError, CxrError, StackError
 from cxr_model.run_folder import RunFolder, write_json
 from flows.deploy import make_limit
 from flows.run_id import new_run_id
-from flows.settings import Settings
 
 MOST_STARTS = 4
 _LEASE_S = 60.0  # after this the slot of a killed run is free again
@@ -41,13 +40,13 @@ def set_up_logging() -> None:
 
 
 def this_run_id() -> str:
-    """The parameter ``run_id``, or one made up from the time that the run is scheduled for.
+    """The parameter ``run_id``, or one made up from when the run was due and its Prefect id.
 
     Made up anew when a crashed run is started again, it is the same.
     """
-    parameters = runtime.flow_run.parameters
+    parameters, due = runtime.flow_run.parameters, runtime.flow_run.scheduled_start_time
     given: str = parameters["run_id"]
-    return given or new_run_id(parameters["config"], runtime.flow_run.scheduled_start_time)
+    return given or new_run_id(parameters["config"], due, str(runtime.flow_run.id)[-4:])
 
 
 def started_again() -> bool:
@@ -65,13 +64,13 @@ def started_again() -> bool:
 
 
 @contextmanager
-def device_turn(settings: Settings) -> Iterator[None]:
-    """Alone on the device: two trainings at once would take twice as long each, or not fit."""
+def turn_at(limit: str) -> Iterator[None]:
+    """Alone under a concurrency limit of the Prefect server, for as long as the block takes."""
     with get_client(sync_client=True) as client:
-        make_limit(client, settings.device_slot)
-    logger.info("waiting for a turn at %s", settings.device_slot)
+        make_limit(client, limit)
+    logger.info("waiting for a turn at %s", limit)
     with concurrency(
-        settings.device_slot,
+        limit,
         strict=True,
         lease_duration=_LEASE_S,
         raise_on_lease_renewal_failure=False,  # a server that restarts ends no training

@@ -12,7 +12,7 @@ from cxr_model.device import check_devices
 from cxr_model.run_folder import RunFolder
 from flows.run_id import data_name
 from flows.settings import Settings
-from flows.start import device_turn, set_up_logging, started_again, started_run, this_run_id
+from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
 from tasks.dataset_state import look_at_source, remember_trained
 from tasks.evaluate import evaluate_holdout, explain_holdout
 from tasks.ingest import ingest
@@ -90,7 +90,7 @@ def _work_through(
         split_films(run.root, config)
     with clock("cache"):
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
-    with device_turn(settings):
+    with turn_at(settings.device_slot):
         with clock("train"):
             training = train_network(
                 run.root, run_id, config, cache, settings.store if on_worker else None
