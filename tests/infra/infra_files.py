@@ -17,7 +17,7 @@ def locked() -> dict[str, str]:
     """Name to version, of each package that ``requirements.lock`` pins."""
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     pins = (line.split(";")[0].strip().split("==") for line in lines if line)
-    return {name: version for name, version in pins}
+    return dict(pins)
 
 
 def project() -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sysconfig
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,8 +16,9 @@ from typing import Any
 
 import pytest
 from infra_files import INFRA, compose, locked, variables
-from jsonschema import Draft7Validator
+from jsonschema import Draft202012Validator
 from prefect.settings import Settings
+from prefect.settings.legacy import _get_settings_fields
 
 from flows.embedded_store import free_port
 from tasks.storage import ObjectStore
@@ -26,7 +29,7 @@ SERVICES: dict[str, Any] = compose()["services"]
 
 def test_the_schema_of_compose_accepts_it() -> None:
     schema = files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
-    validator = Draft7Validator(json.loads(schema.read_text()))
+    validator = Draft202012Validator(json.loads(schema.read_text()))
     assert [error.message for error in validator.iter_errors(compose())] == []
     broken = compose() | {"services": {"store": {"imagee": "rclone/rclone"}}}
     assert not validator.is_valid(broken)
@@ -104,7 +107,7 @@ def test_the_gpu_is_reserved_for_the_gpu_worker_alone() -> None:
 
 
 def test_prefect_knows_every_setting_of_its_own() -> None:
-    known = set(Settings().to_environment_variables()) | {"PREFECT_REDIS_MESSAGING_HOST"}
+    known = set(_get_settings_fields(Settings)) | {"PREFECT_REDIS_MESSAGING_HOST"}
     for service in SERVICES.values():
         for name in service.get("environment", {}):
             if name.startswith("PREFECT_"):
@@ -120,7 +123,9 @@ def test_the_modules_that_servers_are_told_to_use_exist(environment: dict[str, s
     assert hasattr(import_module(settings["PREFECT_SERVER_EVENTS_MESSAGING_CACHE"]), "Cache")
     leases = import_module(settings["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
     assert hasattr(leases, "ConcurrencyLeaseStorage")
-    assert hasattr(import_module(settings["PREFECT_SERVER_EVENTS_CAUSAL_ORDERING"]), "CausalOrdering")
+    assert hasattr(
+        import_module(settings["PREFECT_SERVER_EVENTS_CAUSAL_ORDERING"]), "CausalOrdering"
+    )
 
 
 @contextmanager
@@ -143,8 +148,6 @@ def store_of(service: dict[str, Any], folder: Path) -> Iterator[int]:
 
 
 def test_the_store_takes_the_keys_that_workers_have(tmp_path: Path) -> None:
-    from conftest import wait_until_open
-
     subprocess.run(["sh", INFRA / "make-secrets", tmp_path / "secrets"], check=True)
     bucket = SERVICES["worker"]["environment"]["CXR_S3_BUCKET"]
     with store_of(SERVICES["store"], tmp_path) as port:
@@ -156,3 +159,15 @@ def test_the_store_takes_the_keys_that_workers_have(tmp_path: Path) -> None:
         )
         with ObjectStore(location) as store:
             store.check(create_bucket=False)
+
+
+def wait_until_open(port: int, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)

@@ -87,7 +87,9 @@ def test_nothing_but_source_reaches_the_builder() -> None:
     assert all(any(ROOT.glob(line[1:])) for line in rest)
     kinds = {path.suffix or path.name for path in let_in}
     assert kinds == {".py", ".j2", ".css", ".yaml", ".toml", ".lock", ".md", "with-secrets"}
-    packages = [ROOT / name for name in ("cxr_model", "tasks", "flows", "deployments", "benchmarks")]
+    packages = [
+        ROOT / name for name in ("cxr_model", "tasks", "flows", "deployments", "benchmarks")
+    ]
     source = {path for package in packages for path in package.rglob("*") if path.is_file()}
     left_out = {path.suffix for path in source - let_in if "__pycache__" not in path.parts}
     assert left_out <= {".json", ".csv"}  # results of benchmarks
@@ -95,7 +97,9 @@ def test_nothing_but_source_reaches_the_builder() -> None:
 
 def test_the_images_run_as_a_user_without_rights() -> None:
     finals = re.split(r"^FROM ", DOCKERFILE, flags=re.M)
-    users = {stage.split()[2]: re.findall(r"^USER (.*)$", stage, flags=re.M) for stage in finals[1:]}
+    users = {
+        stage.split()[2]: re.findall(r"^USER (.*)$", stage, flags=re.M) for stage in finals[1:]
+    }
     assert users["server"] == users["worker"] == ["10001:10001"]
     parents = {stage.split()[2]: stage.split()[0] for stage in finals[1:]}
     assert parents["cpu"] == parents["cuda"] == "worker"
@@ -121,9 +125,7 @@ def test_every_service_has_a_health_check_of_its_image_or_of_its_own() -> None:
 )
 def test_prefect_knows_the_commands_that_containers_run(words: list[str]) -> None:
     for command in prefect_commands(words):
-        function, bound, _ = prefect_cli.parse_args(
-            command, exit_on_error=False, print_error=False
-        )
+        function, bound, _ = prefect_cli.parse_args(command, exit_on_error=False, print_error=False)
         assert callable(function)
         assert bound is not None
 
