@@ -63,3 +63,14 @@ def prefect_commands(words: list[str]) -> list[list[str]]:
         lines = words[-1].replace("exec ", "").splitlines()
         return [shlex.split(line)[1:] for line in lines if line.startswith("prefect ")]
     return [words[1:]] if words[:1] == ["prefect"] else []
+
+
+def image_environment(target: str) -> dict[str, str]:
+    """What the Dockerfile sets for the stage ``target``, that of the stages below it included."""
+    text = (INFRA / "Dockerfile").read_text().replace("\\\n", " ")
+    pattern = r"^FROM (\S+) AS (\S+)\n((?:(?!FROM ).*\n)*)"
+    stages = {name: (below, body) for below, name, body in re.findall(pattern, text, flags=re.M)}
+    below, body = stages[target]
+    inherited = image_environment(below) if below in stages else {}
+    lines = re.findall(r"^ENV (.*)$", body, flags=re.M)
+    return inherited | dict(pair.split("=", 1) for line in lines for pair in shlex.split(line))

@@ -1,26 +1,20 @@
 """``compose.yaml`` by its schema, and what of it can run without Docker."""
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sysconfig
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-from infra_files import INFRA, compose, locked, variables
+from compose_processes import ComposeProcesses, wait_for
+from infra_files import compose, locked, variables
 from jsonschema import Draft202012Validator
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_settings_fields
 
-from flows.embedded_store import free_port
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
@@ -128,46 +122,19 @@ def test_the_modules_that_servers_are_told_to_use_exist(environment: dict[str, s
     )
 
 
-@contextmanager
-def store_of(service: dict[str, Any], folder: Path) -> Iterator[int]:
-    """The store's own script, with the paths and the port of a container replaced."""
-    port = free_port()
-    (script,) = service["command"]
-    script = script.replace("$$", "$").replace("/run/secrets", str(folder / "secrets"))
-    script = script.replace("/data", str(folder / "data")).replace(":8080", f"127.0.0.1:{port}")
-    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-    with subprocess.Popen(
-        [*service["entrypoint"], script],
-        env={"PATH": path, "HOME": str(folder)},
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            yield port
-        finally:
-            process.terminate()
-
-
 def test_the_store_takes_the_keys_that_workers_have(tmp_path: Path) -> None:
-    subprocess.run(["sh", INFRA / "make-secrets", tmp_path / "secrets"], check=True)
-    bucket = SERVICES["worker"]["environment"]["CXR_S3_BUCKET"]
-    with store_of(SERVICES["store"], tmp_path) as port:
-        wait_until_open(port)
-        location = StoreLocation(
-            endpoint_url=f"http://127.0.0.1:{port}",
-            bucket=bucket,
-            credentials_file=tmp_path / "secrets/s3_credentials",
-        )
-        with ObjectStore(location) as store:
-            store.check(create_bucket=False)
+    stack = ComposeProcesses(tmp_path)
+    port = stack.ports["store"]
+    location = StoreLocation(
+        endpoint_url=f"http://127.0.0.1:{port}",
+        bucket=SERVICES["worker"]["environment"]["CXR_S3_BUCKET"],
+        credentials_file=tmp_path / "secrets/s3_credentials",
+    )
+    with stack.running("store"), ObjectStore(location) as store:
+        wait_for(lambda: is_open(port), 10, lambda: stack.log("store"))
+        store.check(create_bucket=False)
 
 
-def wait_until_open(port: int, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
