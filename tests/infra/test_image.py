@@ -7,12 +7,24 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from infra_files import INFRA, ROOT, compose, image_command, locked, prefect_commands, project
+from infra_files import (
+    INFRA,
+    ROOT,
+    compose,
+    image_command,
+    image_environment,
+    locked,
+    prefect_commands,
+    project,
+)
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from prefect.cli._app import _app as prefect_cli
+from typer.testing import CliRunner
 
+from flows.cli import app as cxr
+from flows.settings import Settings, prefect_environment
 from flows.stack import WORK_POOL
 
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
@@ -131,6 +143,20 @@ def test_prefect_knows_the_commands_that_containers_run(words: list[str]) -> Non
 
 
 def test_the_images_listen_to_the_pool_of_the_deployments() -> None:
-    assert f"CXR_WORK_POOL={WORK_POOL} " in DOCKERFILE
-    deployments = (ROOT / "deployments/prefect.yaml").read_text()
-    assert set(re.findall(r"work_pool:\n\s+name: (\S+)", deployments)) == {WORK_POOL}
+    assert image_environment("worker")["CXR_WORK_POOL"] == WORK_POOL
+
+
+def test_a_worker_in_a_container_has_the_settings_of_the_local_stacks(tmp_path: Path) -> None:
+    image = image_environment("worker")
+    local = prefect_environment(Settings(home=tmp_path))
+    for name in ("CXR_PREFECT_PORT", "CXR_S3_PORT"):  # it has no stack of its own
+        del local[name]
+    del local["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]
+    expected = {key: value.replace(str(tmp_path), "/var/lib/cxr") for key, value in local.items()}
+    assert expected.items() <= image.items()
+
+
+def test_cxr_knows_the_commands_that_containers_run() -> None:
+    commands = [each.get("command", []) for each in compose()["services"].values()]
+    (deploy,) = (words for words in commands if words[:1] == ["cxr"])
+    assert CliRunner().invoke(cxr, [*deploy[1:], "--help"]).exit_code == 0

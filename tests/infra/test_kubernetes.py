@@ -17,8 +17,6 @@ from prefect.utilities.templating import find_placeholders
 from prefect_kubernetes.settings import KubernetesSettings
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
-from flows.stack import WORK_POOL
-
 FOLDER = INFRA / "kubernetes"
 VERSIONS = ("1.31", "1.34", "1.37")
 RESOURCES = ("namespace.yaml", "rbac.yaml", "storage.yaml", "network-policy.yaml")
@@ -75,7 +73,7 @@ def test_all_files_are_applied_together() -> None:
 
 
 def test_the_server_accepts_the_job_template() -> None:
-    pool = WorkPoolCreate(name=WORK_POOL, type="kubernetes", base_job_template=base_job_template())
+    pool = WorkPoolCreate(name="any", type="kubernetes", base_job_template=base_job_template())
     assert pool.base_job_template == base_job_template()
 
 
@@ -212,7 +210,6 @@ def test_the_chart_knows_the_keys_of_its_values(path: str) -> None:
 def test_worker_and_runs_have_the_prefect_of_the_lock() -> None:
     tag = f"{locked()['prefect']}-python3.11-kubernetes"
     assert VALUES["worker"]["image"]["prefectTag"] == tag
-    assert VALUES["worker"]["config"]["workPool"] == WORK_POOL
 
 
 def test_the_workers_settings_are_ones_that_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
