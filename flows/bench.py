@@ -63,12 +63,14 @@ def print_benchmark(found: dict[str, Any], console: Console, *, as_json: bool) -
     if "rows" in found:
         table = Table(*found["rows"][0])
         for row in found["rows"]:
-            table.add_row(*(f"{value:g}" for value in row.values()))
+            table.add_row(*(v if isinstance(v, str) else f"{v:g}" for v in row.values()))
         console.print(table)
     for name, seconds in _flat(found.get("seconds", {})):
         console.print(f"{name:<46} {seconds:.1f} s")
     for name, ratio in found["ratios"].items():
         console.print(f"{name:<46} {ratio:.3f}")
+    if "stack" in found:
+        console.print(f"stack: {found['stack']}")
     console.print(found["environment"]["device"])
 
 

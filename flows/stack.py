@@ -68,6 +68,13 @@ def running_stack(settings: Settings) -> StackInfo | None:
     return info if info.is_alive() else None
 
 
+def stack_in_use(settings: Settings) -> str:
+    """Which stack the next command finds, in words for a report."""
+    if settings.prefect_api_url:
+        return "a server of the user's own"
+    return "was up" if running_stack(settings) else "started for the run"
+
+
 def run_stack(settings: Settings) -> int:
     """Run the stack in the foreground until Ctrl-C, SIGTERM or the end of one of its parts.
 

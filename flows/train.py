@@ -1,15 +1,12 @@
 """The main job: from a data source to a published, explained and measured network."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from prefect import flow, runtime
 
 from cxr_model.config import RunConfig
 from cxr_model.device import check_devices
-from cxr_model.run_folder import RunFolder
+from cxr_model.run_folder import RunFolder, write_json
 from flows.run_id import data_name
 from flows.settings import Settings
 from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
@@ -22,20 +19,8 @@ from tasks.promotion import consider_promotion
 from tasks.publish import check_store, find_checkpoint, forget_checkpoints, is_published, publish
 from tasks.registry import check_model_name
 from tasks.report import show_figures, show_report, write_report
+from tasks.stage_clock import StageClock
 from tasks.train import train_network
-
-
-@dataclass
-class StageClock:
-    """Wall-clock seconds of each stage, Prefect's share included."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - started
 
 
 @flow(name="train", flow_run_name=lambda: f"train-{this_run_id()}")
@@ -53,6 +38,7 @@ def train(
     champion of ``model`` (default: named after the data). Returns the run's id.
     Raises a ``CxrError`` for whatever the user can mend; nothing is published then.
     """
+    clock = StageClock()
     set_up_logging()
     restarted = started_again()
     run_id = this_run_id()
@@ -67,15 +53,23 @@ def train(
         check_store(settings.store, run_id)
         kept = (".checkpoints",) if resume or restarted else ()
         with started_run(root, config, keep=kept) as run:
-            _work_through(run, config, run_id, settings, resume=resume or restarted)
-    consider_promotion(settings.store, root, model, run_id)
+            _work_through(run, config, run_id, settings, clock, resume=resume or restarted)
+    with clock("promote"):
+        consider_promotion(settings.store, root, model, run_id)
+    timing = {"began": clock.began, "ended": time.time(), "stages": clock.rows()}
+    write_json(RunFolder(root).timing, timing)
     return run_id
 
 
 def _work_through(
-    run: RunFolder, config: RunConfig, run_id: str, settings: Settings, *, resume: bool
+    run: RunFolder,
+    config: RunConfig,
+    run_id: str,
+    settings: Settings,
+    clock: StageClock,
+    *,
+    resume: bool,
 ) -> None:
-    clock = StageClock()
     if resume:
         find_checkpoint(settings.store, run.root, run_id)
     else:
@@ -99,18 +93,20 @@ def _work_through(
             holdout = evaluate_holdout(run.root, config, cache)
         with clock("explain"):
             explanations = explain_holdout(run.root, config, cache, films.root)
-    headline = write_report(
-        run.root,
-        run_id,
-        config,
-        source=films.source,
-        provenance=films.provenance,
-        training=training,
-        holdout=holdout,
-        explanations=explanations,
-        stage_seconds=clock.seconds,
-    )
-    show_figures(run.root, run_id, holdout)
-    report_url = publish(settings.store, run.root, run_id, headline)
-    show_report(run_id, holdout, report_url)
+    with clock("report"):
+        headline = write_report(
+            run.root,
+            run_id,
+            config,
+            source=films.source,
+            provenance=films.provenance,
+            training=training,
+            holdout=holdout,
+            explanations=explanations,
+            stage_seconds=clock.seconds,
+        )
+        show_figures(run.root, run_id, holdout)
+    with clock("publish"):
+        report_url = publish(settings.store, run.root, run_id, headline)
+    show_report(run_id, holdout, report_url, clock.rows())
     remember_trained(settings.store, data_name(config.data.source), state)

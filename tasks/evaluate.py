@@ -18,6 +18,7 @@ from cxr_model.summary import headline
 from tasks.progress import tell_films
 from tasks.registry import fetch_version, find_version
 from tasks.retries import on_transient_io
+from tasks.stage_clock import working
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
@@ -25,7 +26,8 @@ from tasks.storage_location import StoreLocation
 @task(cache_policy=NO_CACHE)
 def evaluate_holdout(run_root: Path, config: RunConfig, cache_folder: Path) -> dict[str, Any]:
     """Predict validation and holdout; returns the holdout's figures."""
-    holdout = evaluate(RunFolder(run_root), config, FilmCache.open(cache_folder))
+    with working():
+        holdout = evaluate(RunFolder(run_root), config, FilmCache.open(cache_folder))
     get_run_logger().info(
         "holdout of %d films: accuracy %s, balanced accuracy %s",
         holdout["n"],
@@ -41,8 +43,8 @@ def explain_holdout(
 ) -> dict[str, Any]:
     """Write heat maps of chosen holdout films; returns the figures on them."""
     cache = FilmCache.open(cache_folder)
-    tell = tell_films("explaining", "films explained")
-    figures = explain(RunFolder(run_root), config, cache, root, tell)
+    with tell_films("explaining", "films explained") as tell, working():
+        figures = explain(RunFolder(run_root), config, cache, root, tell)
     for name, estimate in figures.items():
         get_run_logger().info("%s: %s", name, format_estimate(estimate))
     return figures

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, TypeVar
 
@@ -85,9 +86,14 @@ class ObjectStore:
 
     def upload_file(self, path: Path, key: str, *, sha256: str | None = None) -> None:
         """Store a file of at most 5 GB and read it back; ``sha256``: the digest it must have."""
-        with self._told(key), path.open("rb") as file:
+        with path.open("rb") as file:
+            self.upload(file, key, sha256=sha256 or sha256_file(path))
+
+    def upload(self, file: BufferedReader, key: str, *, sha256: str) -> None:
+        """`upload_file` for a file that is open already, and may have no name by now."""
+        with self._told(key):
             self._put(key, file)
-        self._require(sha256 or sha256_file(path), self.sha256(key), key)
+        self._require(sha256, self.sha256(key), key)
 
     def write_bytes(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
         """Store ``data`` and read it back; ``sha256``: the digest it must have."""

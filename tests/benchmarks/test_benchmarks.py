@@ -14,7 +14,7 @@ from benchmarks.crossval_bare import crossvalidate
 from benchmarks.epochs_speed import measure_epochs
 from benchmarks.explain_speed import measure_explanations
 from benchmarks.growth import measure_growth
-from benchmarks.orchestration import measure_orchestration
+from benchmarks.orchestration import by_stage, measure_orchestration
 from benchmarks.plots import growth_curves, training_rates
 from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
@@ -174,4 +174,28 @@ def _finished_run(root: Path, model: str, share_right: float) -> Path:
 def test_a_run_that_has_a_folder_is_not_measured_again(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     with pytest.raises(ConfigError, match="is there already; use another"):
-        measure_orchestration(["--data", "phantom:15"], tmp_path, "old")
+        measure_orchestration(["--data", "phantom:15"], tmp_path, "old", stack="was up")
+
+
+def test_each_stage_has_its_work_and_the_sum_is_the_wall_time() -> None:
+    timing = {
+        "began": 1045.0,
+        "ended": 1491.0,
+        "stages": [
+            {"stage": "index", "work_s": 2.2, "orchestration_s": 0.3},
+            {"stage": "train", "work_s": 400.0, "orchestration_s": 30.0},
+        ],
+    }
+    found = by_stage(timing, began=1000.0, ended=1498.0)
+    rows = {row["stage"]: (row["work_s"], row["orchestration_s"]) for row in found["rows"]}
+    assert rows == {
+        "command, stack, worker and flow come up": (0, 45),
+        "index": (2.2, 0.3),
+        "train": (400, 30),
+        "between the stages": (0, 13.5),
+        "flow, worker, stack and command end": (0, 7),
+        "sum": (402.2, 95.8),
+    }
+    assert found["seconds"] == {"wall": 498, "orchestration": 95.8, "goal": 24.9}
+    assert found["ratios"]["orchestration_share"] == pytest.approx(95.8 / 498, abs=1e-4)
+    assert by_stage(timing, began=1000, ended=1300)["seconds"]["goal"] == 20

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from shell import QUICK, Shell, shell_in
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flows.settings import Settings
 from flows.stack import is_ready, running_stack
@@ -119,8 +120,13 @@ def test_prefect_shows_the_run_with_its_tasks_and_artifacts(stack: Shell, publis
     assert kinds["holdout"] == "table"
     assert kinds["confusion-matrix"] == "image"
     assert kinds["training"] == "progress"
+    assert kinds["stages"] == "table"
     assert "report" in kinds
     assert len(tasks) == 13
+    live = {artifact["key"]: artifact["data"] for artifact in artifacts}
+    assert live["training"] == 100
+    assert "| epoch | 2 of 2 |" in live["training-progress"]
+    assert "| time left | 0:00 |" in live["training-progress"]
 
 
 def test_a_killed_run_reuses_films_and_cache_and_ends_with_the_same_weights(
@@ -152,6 +158,8 @@ def test_a_killed_run_reuses_films_and_cache_and_ends_with_the_same_weights(
         for name in ("first", "broken-off")
     ]
     assert weights[0] == weights[1]
+    board = EventAccumulator(str(bucket / "runs/broken-off/tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("train_loss")] == [1, 2]
     assert not list((bucket / "checkpoints").rglob("*.pt"))
     runs = json.loads(stack.ok("runs", "--json"))
     assert [run["run_id"] for run in runs] == ["broken-off", "first"]
@@ -224,3 +232,19 @@ def test_doctor_finds_the_running_stack(stack: Shell) -> None:
 def test_up_says_that_the_stack_runs_already(stack: Shell) -> None:
     assert running_stack(stack.settings)
     assert "runs already" in stack.refused("up")
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_from_the_command_to_its_end(stack: Shell) -> None:
+    told = stack.ok("bench", "start", "--data", "phantom:45", "--run-id", "m", *QUICK, "--json")
+    found = json.loads(told)
+    assert found["stack"] == "was up"
+    *rows, total = found["rows"]
+    assert [row["stage"] for row in rows][1:-2] == [
+        *("ingest", "index", "split", "cache", "train", "evaluate", "explain", "report"),
+        "publish",
+    ]
+    assert all(row["orchestration_s"] >= 0 for row in rows)
+    seconds = found["seconds"]
+    assert total["work_s"] + total["orchestration_s"] == pytest.approx(seconds["wall"], abs=0.2)
+    assert rows[0]["orchestration_s"] < seconds["to_first_step"] < seconds["wall"]
