@@ -8,7 +8,7 @@ import typer
 from rich.table import Column, Table
 
 from cxr_model.errors import CxrError
-from flows.commands import bench, jobs, results
+from flows.commands import bench, jobs, results, serve
 from flows.commands.shared import Json, Preset, err, out
 from flows.settings import Settings
 
@@ -34,6 +34,7 @@ app.command(epilog="Example: cxr predict film1.jpg film2.png --csv")(results.pre
 app.command(epilog="Example: cxr export latest --format onnx --films ../films/normal")(
     results.export
 )
+app.command(epilog="Example: cxr serve --model latest --port 8080")(serve.serve)
 
 
 def main() -> None:
