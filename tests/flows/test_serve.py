@@ -18,7 +18,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from tests.flows.http_service import send, wait_for_health, wait_for_model
 from shell import Shell, shell_in
 
 from cxr_model.run_folder import RunFolder
@@ -27,6 +26,7 @@ from tasks.registry import decide, promotion, register_version
 from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
 from tests.conftest import S3Server
+from tests.flows.http_service import send, wait_for_health, wait_for_model
 from tests.tiny_model import film_bytes, write_tiny_run
 
 NUM_CLIENTS = 12

@@ -9,6 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
+
+from cxr_model.errors import StorageError
+from flows.served_model import Found
+from flows.service import ServiceConfig, content_security_policy, create_app
 from tests.flows.http_service import (
     LIMITS,
     Shelf,
@@ -18,11 +23,6 @@ from tests.flows.http_service import (
     wait_for_health,
     wait_for_model,
 )
-from PIL import Image
-
-from cxr_model.errors import StorageError
-from flows.served_model import Found
-from flows.service import ServiceConfig, content_security_policy, create_app
 from tests.tiny_model import CLASSES, film_bytes
 
 

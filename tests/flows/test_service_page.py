@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.flows.http_service import Shelf, client_of, wait_for_model
 
+from tests.flows.http_service import Shelf, client_of, wait_for_model
 from tests.tiny_model import CLASSES, film_bytes
 
 DROP = """data => {
