@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from cxr_model.batcher import Batcher, BatchLimits
-from cxr_model.cache import Pixels, decode_film
+from cxr_model.cache import Pixels, film_pixels, open_film
 from cxr_model.errors import DataError
 from cxr_model.explain import Map, grad_cam_maps
 from cxr_model.explanation_figure import film_tile, heat_map_tile, jpeg_bytes
@@ -53,10 +53,14 @@ class LoadedModel:
         """The bytes of a film as in training; ``DataError`` with its name in one line."""
         color = cast(Literal["grey", "rgb"], self.card.color)
         try:
-            return decode_film(data, self.card.size_px, color)
+            with open_film(data) as image:
+                return film_pixels(image, self.card.size_px, color)
         except DataError as error:
-            # Any client may choose the name: no folders, no second line.
-            raise DataError(f"{PurePath(name).name[:_NAME_LENGTH]!r}: {error}") from error
+            # Clients choose the name: no folders, no second line, no end of it.
+            shown, reason = PurePath(name).name[:_NAME_LENGTH], " ".join(str(error).split())
+            raise DataError(
+                f"{shown!r}: cannot be decoded ({reason}); send a radiograph as an image file"
+            ) from error
 
     def probabilities(self, films: Sequence[Pixels]) -> Probabilities:
         """(N, num_classes), of films as `decode` gives them."""

@@ -138,7 +138,9 @@ class Endpoints:
         """The network that answers, if there is one, and whether the last look for it failed."""
         model = self._served.current
         response.status_code = 200 if model else 503
-        return HealthBody(model=model and ModelBody.of(model), error=self._served.error or None)
+        return HealthBody(
+            model=ModelBody.of(model) if model else None, error=self._served.error or None
+        )
 
     async def page(self) -> HTMLResponse:
         return HTMLResponse(self._page, headers=self._page_headers)

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cxr_model.page import data_uri
-from cxr_model.serving import METHOD, Answer, LoadedModel
+from cxr_model.serving import METHOD, Answer, Explanation, LoadedModel
 
 
 class ExplanationBody(BaseModel):
@@ -16,6 +16,15 @@ class ExplanationBody(BaseModel):
     """The film as the network sees it, a data URI."""
     overlay: str
     """The heat map over the film, a data URI."""
+
+    @classmethod
+    def of(cls, explanation: Explanation) -> "ExplanationBody":
+        return cls(
+            method=METHOD,
+            target=explanation.target,
+            film=data_uri("image/jpeg", explanation.film),
+            overlay=data_uri("image/jpeg", explanation.overlay),
+        )
 
 
 class PredictionBody(BaseModel):
@@ -34,13 +43,7 @@ class PredictionBody(BaseModel):
             digest=answer.model.digest,
             decision=answer.decision,
             probabilities=answer.probabilities,
-            explanation=found
-            and ExplanationBody(
-                method=METHOD,
-                target=found.target,
-                film=data_uri("image/jpeg", found.film),
-                overlay=data_uri("image/jpeg", found.overlay),
-            ),
+            explanation=ExplanationBody.of(found) if found else None,
         )
 
 

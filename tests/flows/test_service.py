@@ -64,8 +64,8 @@ def test_an_explanation_comes_as_pictures_within_the_answer(client: httpx.Client
 @pytest.mark.parametrize(
     ("request_", "status", "detail"),
     [
-        ({"files": {"file": ("a.png", b"junk")}}, 422, r"'a\.png': .* cannot be decoded \(no know"),
-        ({"files": {"file": ("a.png", b"")}}, 422, r"'a\.png': .* cannot be decoded"),
+        ({"files": {"file": ("a.png", b"junk")}}, 422, r"'a\.png': cannot be decoded \(no known"),
+        ({"files": {"file": ("a.png", b"")}}, 422, r"'a\.png': cannot be decoded"),
         ({"files": {"film": ("a.png", b"junk")}}, 422, r"file: missing; send the film as 'file'"),
         ({"data": {"file": "text"}}, 422, r"file: missing; send the film as 'file'"),
         ({"content": b"raw"}, 422, r"file: missing; send the film as 'file'"),
