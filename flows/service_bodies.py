@@ -2,13 +2,17 @@
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from cxr_model.page import data_uri
 from cxr_model.serving import METHOD, Answer, Explanation, LoadedModel
 
 
-class ExplanationBody(BaseModel):
+class _Body(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class ExplanationBody(_Body):
     method: str
     target: str
     """The class that the heat map speaks for."""
@@ -27,11 +31,12 @@ class ExplanationBody(BaseModel):
         )
 
 
-class PredictionBody(BaseModel):
+class PredictionBody(_Body):
     run_id: str
     digest: str
     """SHA-256 of the network's weights."""
     decision: str
+    """The class of the highest probability."""
     probabilities: dict[str, float]
     explanation: ExplanationBody | None = None
 
@@ -47,9 +52,10 @@ class PredictionBody(BaseModel):
         )
 
 
-class ModelBody(BaseModel):
+class ModelBody(_Body):
     run_id: str
     digest: str
+    """SHA-256 of the network's weights."""
     classes: list[str]
     size_px: int
 
@@ -61,14 +67,15 @@ class ModelBody(BaseModel):
         )
 
 
-class HealthBody(BaseModel):
+class HealthBody(_Body):
     model: ModelBody | None
     error: str | None
     """Why the last look for another model failed, in one line."""
 
 
-class ProblemBody(BaseModel):
+class ProblemBody(_Body):
     detail: str
+    """What is wrong and what helps, in one line."""
 
 
 FILM_FORM: dict[str, Any] = {

@@ -171,7 +171,10 @@ def test_requests_and_batches_are_counted_for_prometheus(
 
 
 def test_the_interface_tells_of_the_file_the_key_and_the_errors(client: httpx.Client) -> None:
-    predict = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
+    told = client.get("/openapi.json").json()
+    digest = told["components"]["schemas"]["PredictionBody"]["properties"]["digest"]
+    assert digest["description"] == "SHA-256 of the network's weights."
+    predict = told["paths"]["/predict"]["post"]
     assert "multipart/form-data" in predict["requestBody"]["content"]
     assert {"200", "401", "413", "422", "503"} <= set(predict["responses"])
     assert predict["security"] == [{"APIKeyHeader": []}]
