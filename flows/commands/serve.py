@@ -5,13 +5,17 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from typing import Annotated, Any
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cxr_model.errors import StackError
 from flows.commands.shared import err, open_store
 from flows.settings import LOOPBACK, Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 _SHUTDOWN_S = 20
 
@@ -39,13 +43,12 @@ def serve(
     # From here on SIGTERM unwinds what is open, the embedded store among it; so it does
     # after the server has answered its last request, when uvicorn raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    import uvicorn
-
     from cxr_model.batcher import BatchLimits
     from cxr_model.device import resolve_device
-    from flows.served_model import ServedModel, find_model
+    from flows.served_model import ServedModel
     from flows.service import ServiceConfig, create_app
     from flows.service_upload import MEGABYTE
+    from tasks.named_model import find_model
 
     settings = Settings.from_environment()
     config = ServiceConfig(
@@ -61,23 +64,27 @@ def serve(
             resolve_device("auto"),
             refresh_s,
         )
-        bound = listener.getsockname()
-        err.print(f"http://{host}:{bound[1]} (Ctrl-C ends it)")
-        if settings.api_key is None and host != LOOPBACK:
+        address, port = listener.getsockname()[:2]
+        err.print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
+        if settings.api_key is None and not ip_address(address).is_loopback:
             err.print("no CXR_API_KEY is set: whoever reaches this address may ask")
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(served, config),
-                log_config=None,
-                log_level=logging.WARNING,
-                access_log=False,  # /metrics counts
-                server_header=False,
-                ws="none",
-                timeout_graceful_shutdown=_SHUTDOWN_S,
-            )
-        )
-        with suppress(KeyboardInterrupt):  # raised once more when all is answered
-            server.run(sockets=[listener])
+        _run(create_app(served, config), listener)
+
+
+def _run(app: "FastAPI", listener: socket.socket) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,  # /metrics counts
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+    )
+    with suppress(KeyboardInterrupt):  # raised once more when all is answered
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -16,8 +16,9 @@ from fastapi import FastAPI
 from cxr_model.batcher import BatchLimits
 from cxr_model.errors import StorageError
 from cxr_model.run_folder import RunFolder
-from flows.served_model import Found, ServedModel
+from flows.served_model import ServedModel
 from flows.service import ServiceConfig, create_app
+from tasks.named_model import Found
 from tests.tiny_model import write_tiny_model
 
 LIMITS = BatchLimits(max_wait_s=0.001)

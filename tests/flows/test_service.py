@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cxr_model.errors import StorageError
-from flows.served_model import Found
 from flows.service import ServiceConfig, content_security_policy, create_app
+from tasks.named_model import Found
 from tests.flows.http_service import (
     LIMITS,
     Shelf,
