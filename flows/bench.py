@@ -22,6 +22,7 @@ from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
 from cxr_model.films import films_to_tensor
 from cxr_model.network import build_network, network_arguments
+from flows.serve_bench import bench_serving
 
 
 def run_benchmark(
@@ -37,6 +38,7 @@ def run_benchmark(
             "cache": lambda films: measure_cache(films, config.data.size_px, rounds=rounds),
             "growth": lambda films: measure_growth(films, config, times),
             "explain": lambda films: _explain(films, config, rounds),
+            "serve": lambda films: bench_serving(films, config, work, rounds),
         }
         return {"benchmark": what, **kinds[what](prepare(config, work))}
 

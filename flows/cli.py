@@ -8,7 +8,7 @@ import typer
 from rich.table import Column, Table
 
 from cxr_model.errors import CxrError
-from flows.commands import bench, jobs, operate, results
+from flows.commands import bench, jobs, operate, results, serve
 from flows.commands.shared import Json, Preset, err, out
 from flows.settings import Settings
 
@@ -43,6 +43,7 @@ app.command(epilog="Example: cxr promote latest --reason 'approved by the readin
     operate.promote
 )
 app.command(epilog="Example: cxr rollback cxr3 --reason 'more false alarms'")(operate.rollback)
+app.command(epilog="Example: cxr serve --model latest --port 8080")(serve.serve)
 
 
 def main() -> None:

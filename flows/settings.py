@@ -4,7 +4,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxr_model.errors import ConfigError
@@ -36,6 +36,8 @@ class Settings:
     device_slot: str = ""
     """``CXR_DEVICE_SLOT``: concurrency limit that a run holds while it computes; workers that
     share a device name the same. Default: one of this machine."""
+    api_key: str | None = field(default=None, repr=False)
+    """``CXR_API_KEY``: what clients of ``cxr serve`` must send, if anything."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -56,6 +58,7 @@ class Settings:
             prefect_api_url=(environ.get("PREFECT_API_URL") or "").rstrip("/") or None,
             task_runner=environ.get("CXR_TASK_RUNNER") or cls.task_runner,
             device_slot=environ.get("CXR_DEVICE_SLOT") or _device_of_this_machine(),
+            api_key=environ.get("CXR_API_KEY") or None,
         )
 
     @property

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "cache": "decoding films per second",
     "growth": "seconds and memory for multiples of the films",
     "explain": "explanations per second",
+    "serve": "latency and films per second of 'cxr serve'",
     "start": "a run of 'cxr train': time to the first step, share of the orchestration",
 }
 HELP = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()) + "."

@@ -18,6 +18,7 @@ from benchmarks.orchestration import by_stage, measure_orchestration
 from benchmarks.plots import growth_curves, training_rates
 from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
+from benchmarks.serve_speed import measure_serving
 from benchmarks.time_to_accuracy import measure_time_to_accuracy
 from benchmarks.train_speed import measure_training
 from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig
@@ -28,6 +29,9 @@ from cxr_model.folds import CrossvalConfig
 from cxr_model.network import build_network, network_arguments
 from cxr_model.presets import smoke
 from cxr_model.run_folder import read_json, write_json
+from cxr_model.serving import LoadedModel
+from tests.flows.http_service import Shelf, client_of, wait_for_model
+from tests.tiny_model import film_bytes
 
 CONFIG = replace(
     smoke(),
@@ -79,6 +83,25 @@ def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
     found = measure_explanations(network, torch.randn(2, 1, 64, 64), CONFIG.explain, rounds=1)
     assert found["windows_per_film"] == 9
     assert found["ratios"]["occlusion_of_forward"] > 0
+
+
+def test_the_service_is_put_beside_the_forward_pass(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    found = shelf.put(0)
+    model = LoadedModel.load(found.fetch(), found.digest, torch.device("cpu"))
+    with client_of(shelf) as client:
+        wait_for_model(client)
+        films = [film_bytes(number) for number in range(4)]
+        measured = measure_serving(str(client.base_url), films, model, rounds=1)
+    rates, ratios = measured["films_per_s"], measured["ratios"]
+    assert ratios["most_clients_of_forward"] == pytest.approx(
+        rates["served, 16 clients"] / rates["forward, batch 16"], abs=0.002
+    )
+    for row, clients in zip(measured["rows"], (1, 4, 16), strict=True):
+        assert row["clients"] == clients
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert 1 <= row["films_per_pass"] <= min(clients, 16)
+    assert json.loads(json.dumps(measured)) == measured
 
 
 def test_a_whole_training_is_timed_and_validated(films: Prepared) -> None:
