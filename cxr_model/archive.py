@@ -12,8 +12,8 @@ from cxr_model.errors import SourceError
 
 _CHUNK_BYTES = 1 << 20
 _IS_ENCRYPTED = 0x1
-# What zipfile raises on bytes that are no zip, by where the damage lies.
-_DAMAGE = (BadZipFile, EOFError, NotImplementedError, ValueError, struct.error, zlib.error)
+ZIP_DAMAGE = (BadZipFile, EOFError, NotImplementedError, ValueError, struct.error, zlib.error)
+"""What zipfile raises on bytes that are no zip, by where the damage lies."""
 
 
 class DamagedArchive(SourceError):
@@ -33,19 +33,14 @@ def extract_zip(archive: Path, folder: Path, *, max_bytes: int, max_files: int) 
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with ZipFile(archive) as file:
-            _check_limits(archive, file.infolist(), max_bytes, max_files)
-            targets = {
-                target: member
-                for member in file.infolist()
-                if (target := _target(archive, member)) is not None
-            }
+            targets = checked_members(archive, file, max_bytes=max_bytes, max_files=max_files)
             partial.mkdir(parents=True)
             for target, member in targets.items():
                 _inflate(file, member, partial / target)
         os.sync()  # once for all members, instead of thousands of fsync
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-    except _DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise DamagedArchive(
             f"{archive}: not a whole zip archive ({error}); fetch or pack it again"
         ) from error
@@ -59,11 +54,23 @@ def extract_zip(archive: Path, folder: Path, *, max_bytes: int, max_files: int) 
     return len(targets)
 
 
+def checked_members(
+    archive: Path, file: ZipFile, *, max_bytes: int, max_files: int
+) -> dict[PurePosixPath, ZipInfo]:
+    """The members of ``file`` by their relative paths, refused as ``extract_zip`` says."""
+    _check_limits(archive, file.infolist(), max_bytes, max_files)
+    return {
+        target: member
+        for member in file.infolist()
+        if (target := _target(archive, member)) is not None
+    }
+
+
 def _check_limits(archive: Path, members: list[ZipInfo], max_bytes: int, max_files: int) -> None:
     if len(members) > max_files:
         raise SourceError(
             f"{archive}: holds {len(members)} members, more than the limit of {max_files}; "
-            "raise data.max_extracted_files if the archive can be trusted"
+            "if the archive can be trusted, raise data.max_extracted_files or unpack it yourself"
         )
     # zipfile hands out no byte beyond a member's declared size (its CRC is then wrong), so
     # that the declared sum also bounds what a lying header can write.
@@ -71,7 +78,8 @@ def _check_limits(archive: Path, members: list[ZipInfo], max_bytes: int, max_fil
     if num_bytes > max_bytes:
         raise SourceError(
             f"{archive}: unpacks to {num_bytes / 1e9:.3g} GB, more than the limit of "
-            f"{max_bytes / 1e9:.3g} GB; raise data.max_extracted_gb if the archive can be trusted"
+            f"{max_bytes / 1e9:.3g} GB; if the archive can be trusted, raise "
+            "data.max_extracted_gb or unpack it yourself"
         )
 
 

@@ -36,7 +36,7 @@ def find_films(root: Path, config: LabelConfig) -> tuple[list[Film], list[str]]:
     """
     if not root.is_dir():
         raise DataError(f"{root}: is no folder; name a folder that holds the films of each class")
-    paths = sorted(_image_paths(root, config.ignore))
+    paths = sorted(image_paths(root, config.ignore))
     if not paths:
         raise DataError(
             f"{root}: holds no image file ({', '.join(sorted(IMAGE_SUFFIXES))}); "
@@ -67,18 +67,28 @@ def order_classes(labels: Iterable[str], config: LabelConfig) -> list[str]:
     return list(config.patterns) if config.mode == "patterns" else sorted(set(labels))
 
 
-def _image_paths(root: Path, ignore: Sequence[str]) -> Iterator[str]:
+def image_paths(root: Path, ignore: Sequence[str]) -> Iterator[str]:
+    """Image files below ``root``, relative to it; none that is hidden or in an ignored folder."""
     # Links are followed: image sets too big for one disk are often put together from them.
     for parent, folders, names in os.walk(root, followlinks=True):
         here = Path(parent)
         folders[:] = [
-            name
-            for name in folders
-            if not (name.startswith(".") or _matches(name, ignore) or _leads_back(here / name))
+            name for name in folders if not (_is_left_out(name, ignore) or _leads_back(here / name))
         ]
         for name in names:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            if is_image_path(name, ignore):
                 yield (here / name).relative_to(root).as_posix()
+
+
+def is_image_path(path: str, ignore: Sequence[str]) -> bool:
+    """Whether ``image_paths`` would name this relative path, if it were a file's on disk."""
+    *folders, name = PurePosixPath(path).parts or ("",)
+    left_out = any(_is_left_out(folder, ignore) for folder in folders)
+    return not left_out and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != "."
+
+
+def _is_left_out(folder: str, ignore: Sequence[str]) -> bool:
+    return folder.startswith(".") or _matches(folder, ignore)
 
 
 def _leads_back(folder: Path) -> bool:

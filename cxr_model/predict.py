@@ -1,26 +1,160 @@
-"""Class probabilities of film files under a trained network."""
+"""Class probabilities of film files under a trained network, streamed through flat memory."""
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from cxr_model.cache import decode_film
+from cxr_model.cache import Pixels, decode_film, film_pixels, open_film
 from cxr_model.errors import DataError
+from cxr_model.film_files import FilmFile
 from cxr_model.films import films_to_tensor, predict_logits
 from cxr_model.labels import IMAGE_SUFFIXES
-from cxr_model.model_files import ModelCard
+from cxr_model.model_files import ModelCard, load_model
 from cxr_model.network import Network
+from cxr_model.run_folder import RunFolder, sha256_file
 
-_CHUNK = 256
-_BATCH = 64
+BATCH_SIZE = 64
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def decode_folder(folder: Path | None, card: ModelCard, most: int = 64) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network and what a prediction says of it."""
+
+    network: Network
+    card: ModelCard
+    digest: str
+    """SHA-256 of ``model.safetensors``."""
+
+    @classmethod
+    def load(cls, run: RunFolder, device: torch.device) -> "Predictor":
+        return cls(*load_model(run, device), sha256_file(run.weights))
+
+    def to_tensor(self, pixels: Pixels) -> Tensor:
+        """Decoded films as uint8 (N, C, H, W) on the network's device."""
+        return films_to_tensor(pixels).to(next(self.network.parameters()).device)
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    table: pd.DataFrame
+    """``path``, ``sha256``, ``predicted``, ``probability_<class>`` for each class, ``model``
+    (digest), ``run_id`` and ``error``, a row a film. A film that cannot be decoded has the
+    reason in ``error``, no probabilities and no prediction."""
+    pixels: Pixels
+    """Films of the rows without error, uint8 (n, H, W) or (n, H, W, 3) as the network saw them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    name: str
+    sha256: str
+    pixels: Pixels | None
+    error: str
+
+
+def score(
+    films: Iterable[FilmFile], predictor: Predictor, *, batch_size: int = BATCH_SIZE
+) -> Iterator[ScoredBatch]:
+    """Predict the films in their order; at most three batches of them are in memory.
+
+    They are decoded and squashed as in training, by threads that run ahead of the network. A
+    film's row does not change with the films beside it, but for rounding; with the same batch
+    beside it, it is the same to the last bit. What a film's reader raises beyond DataError
+    and OSError ends the run.
+    """
+    color = cast(Literal["grey", "rgb"], predictor.card.color)
+
+    def decode(film: FilmFile) -> _Decoded:
+        sha256 = ""
+        try:
+            data = film.read()
+            sha256 = hashlib.sha256(data).hexdigest()
+            with open_film(data) as image:
+                pixels = film_pixels(image, predictor.card.size_px, color)
+        except OSError as error:
+            return _Decoded(film.name, sha256, None, error.strerror or type(error).__name__)
+        except DataError as error:
+            return _Decoded(film.name, sha256, None, " ".join(str(error).split()))
+        return _Decoded(film.name, sha256, pixels, "")
+
+    decoded = _map_ahead(decode, films, 2 * batch_size)
+    while batch := list(islice(decoded, batch_size)):
+        yield _score_batch(batch, predictor)
+
+
+def _map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], num_ahead: int
+) -> Iterator[Result]:
+    """Results in order, from threads that are at most ``num_ahead`` items in front."""
+    # Pillow and hashlib let go of the GIL; beyond one a core they wait for disk or bucket.
+    pool = ThreadPoolExecutor(max(4, os.cpu_count() or 1))
+    queue: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            queue.append(pool.submit(function, item))
+            if len(queue) > num_ahead:
+                yield queue.popleft().result()
+        while queue:
+            yield queue.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _score_batch(batch: Sequence[_Decoded], predictor: Predictor) -> ScoredBatch:
+    card = predictor.card
+    probabilities = np.full((len(batch), len(card.classes)), np.nan)
+    pixels = [film.pixels for film in batch if film.pixels is not None]
+    stacked = np.stack(pixels) if pixels else np.empty((0, *_film_shape(card)), dtype=np.uint8)
+    if pixels:
+        logits = predict_logits(
+            predictor.network, [predictor.to_tensor(stacked)], card.normalisation
+        )
+        is_decoded = [film.pixels is not None for film in batch]
+        probabilities[is_decoded] = logits.double().softmax(dim=1).cpu().numpy()
+    return ScoredBatch(_table(batch, probabilities, predictor), stacked)
+
+
+def _table(
+    batch: Sequence[_Decoded], probabilities: NDArray[np.float64], predictor: Predictor
+) -> pd.DataFrame:
+    classes = predictor.card.classes
+    best = np.nan_to_num(probabilities).argmax(axis=1)
+    return pd.DataFrame(
+        {
+            "path": [film.name for film in batch],
+            "sha256": [film.sha256 for film in batch],
+            "predicted": [
+                "" if film.error else classes[place]
+                for film, place in zip(batch, best, strict=True)
+            ],
+            **{f"probability_{name}": probabilities[:, i] for i, name in enumerate(classes)},
+            "model": predictor.digest,
+            "run_id": predictor.card.run_id,
+            "error": [film.error for film in batch],
+        }
+    )
+
+
+def _film_shape(card: ModelCard) -> tuple[int, ...]:
+    return (card.size_px, card.size_px) + ((3,) if card.color == "rgb" else ())
+
+
+def decode_folder(folder: Path | None, card: ModelCard, most: int = 64) -> Pixels:
     """Up to ``most`` films below ``folder`` as the network takes them; one grey film without."""
     color = cast(Literal["grey", "rgb"], card.color)
     found = folder.rglob("*") if folder else ()
@@ -31,28 +165,4 @@ def decode_folder(folder: Path | None, card: ModelCard, most: int = 64) -> NDArr
     if paths:
         films = [decode_film(path, card.size_px, color) for path in paths[::step][:most]]
         return np.stack(films)
-    shape = (1, card.size_px, card.size_px) + ((3,) if color == "rgb" else ())
-    return np.full(shape, 128, dtype=np.uint8)
-
-
-def predict_files(paths: Sequence[Path], network: Network, card: ModelCard) -> pd.DataFrame:
-    """One row a file: ``path``, ``predicted``, ``probability_<class>`` for each class.
-
-    Films are decoded and squashed as in training. Raises ``DataError`` naming the first
-    file that cannot be decoded.
-    """
-    device = next(network.parameters()).device
-    color = cast(Literal["grey", "rgb"], card.color)
-    tables = []
-    for start in range(0, len(paths), _CHUNK):
-        part = paths[start : start + _CHUNK]
-        pixels = np.stack([decode_film(path, card.size_px, color) for path in part])
-        batches = torch.split(films_to_tensor(pixels).to(device), _BATCH)
-        logits = predict_logits(network, batches, card.normalisation)
-        probabilities = logits.double().softmax(dim=1).cpu().numpy()
-        table = pd.DataFrame({"path": [str(path) for path in part]})
-        table["predicted"] = np.array(card.classes)[probabilities.argmax(axis=1)]
-        for i, name in enumerate(card.classes):
-            table[f"probability_{name}"] = probabilities[:, i]
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    return np.full((1, *_film_shape(card)), 128, dtype=np.uint8)

@@ -14,7 +14,12 @@ from typing import Any
 
 import botocore.session
 import pytest
+import torch
 
+from cxr_model.config import NetworkConfig
+from cxr_model.model_files import ModelCard, save_model
+from cxr_model.network import build_network, network_arguments, num_parameters
+from cxr_model.run_folder import RunFolder
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
@@ -24,8 +29,6 @@ CHROMIUM = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    import torch
-
     torch.set_num_threads(1)  # the tests' networks are too small to share among cores
     if not torch.cuda.is_available():
         for item in items:
@@ -136,7 +139,30 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A network of three classes that no one has trained, for grey films of 32 px."""
+    arguments = network_arguments(
+        NetworkConfig(widths=(8, 8, 16), depths=(1,)), in_channels=1, num_classes=3
+    )
+    network = build_network(arguments, torch.Generator().manual_seed(0))
+    card = ModelCard(
+        run_id="tiny",
+        network=arguments,
+        classes=["normal", "pneumonia", "covid"],
+        size_px=32,
+        color="grey",
+        mean=0.5,
+        std=0.25,
+        num_parameters=num_parameters(network),
+        layers=[],
+    )
+    run = RunFolder(tmp_path_factory.mktemp("tiny"))
+    save_model(run, network.state_dict(), card)
+    return run
+
+
+@pytest.fixture(scope="session")
 def headline() -> dict[str, Any]:
     """What a manifest says of a run's figures; one of them is undefined."""
     undefined = {"value": None, "ci_low": None, "ci_high": None, "n": 120}

@@ -1,7 +1,6 @@
-"""Commands about what is published: ``runs``, ``report``, ``predict`` and ``export``."""
+"""Commands about what is published: ``runs``, ``report`` and ``export``."""
 
 import json
-import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -83,37 +82,6 @@ def report(
         webbrowser.open(page.as_uri())
 
 
-def predict(
-    files: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILE...", help="Image files.", exists=True, dir_okay=False),
-    ],
-    run: Annotated[str, typer.Option(help="The run whose network answers.")] = "latest",
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Class probabilities of films. For research only, not a diagnosis."""
-    from cxr_model.device import resolve_device
-    from cxr_model.model_files import load_model
-    from cxr_model.predict import predict_files
-
-    if as_csv and as_json:
-        raise ConfigError("--csv and --json exclude each other; use one")
-    network, card = load_model(_fetch_model(run), resolve_device("auto"))
-    table = predict_files(files, network, card)
-    err.print(f"network of run {card.run_id}")
-    if as_json:
-        print(json.dumps({"run_id": card.run_id, "films": table.to_dict("records")}, indent=2))
-    elif as_csv:
-        table.to_csv(sys.stdout, index=False)
-    else:
-        names = (name.removeprefix("probability_") for name in table.columns)
-        shown = Table(*(Column(name, overflow="fold") for name in names))
-        for row in table.itertuples(index=False):
-            shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
-        out.print(shown)
-
-
 def export(
     run: RunName,
     format_: Annotated[
@@ -137,7 +105,7 @@ def export(
 
     if format_ not in FORMATS:
         raise ConfigError(f"--format {format_!r}: use one of {', '.join(FORMATS)}")
-    model = _fetch_model(run)
+    model = fetch_model(run)
     card = ModelCard.read(model.model_card)
     path = to or Path(card.run_id + SUFFIXES[format_])
     compared = decode_folder(films, card)
@@ -152,10 +120,11 @@ def export(
         )
 
 
-def _fetch_model(run: str) -> RunFolder:
+def fetch_model(name: str) -> RunFolder:
+    """Fetch the network that ``name`` stands for: a run's id, or ``latest``."""
     from tasks.run_store import fetch_run
 
     settings = Settings.from_environment()
     keys = ["model/model.safetensors", "model/model.json"]
     with open_store(settings) as store:
-        return RunFolder(fetch_run(store, run, settings.fetched_dir, keys))
+        return RunFolder(fetch_run(store, name, settings.fetched_dir, keys))

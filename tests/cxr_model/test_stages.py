@@ -16,11 +16,11 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import RunConfig
 from cxr_model.data_config import PhantomConfig
+from cxr_model.film_files import open_films
 from cxr_model.gallery import explain, read_mask
 from cxr_model.index import build_index, write_index
-from cxr_model.model_files import load_model
 from cxr_model.phantom import write_phantoms
-from cxr_model.predict import predict_files
+from cxr_model.predict import Predictor, score
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.splits import assign_splits, write_splits
@@ -121,11 +121,14 @@ def test_history_has_a_row_an_epoch(run: RunFolder, config: RunConfig) -> None:
 def test_the_saved_network_predicts_files_as_it_predicted_the_holdout(
     run: RunFolder, root: Path
 ) -> None:
-    network, card = load_model(run, torch.device("cpu"))
+    predictor = Predictor.load(run, torch.device("cpu"))
+    with open_films(str(root)) as films:
+        answered = pd.concat(batch.table for batch in score(films, predictor)).set_index("path")
     expected = read_predictions(run.predictions)
-    answered = predict_files([root / path for path in expected["path"]], network, card)
+    answered = answered.loc[[str(root / path) for path in expected["path"]]]
     assert answered["predicted"].tolist() == expected["predicted"].tolist()
-    for name in card.classes:
+    assert answered["sha256"].tolist() == expected["sha256"].tolist()
+    for name in predictor.card.classes:
         column = f"probability_{name}"
         np.testing.assert_allclose(answered[column], expected[column], atol=1e-5)
 

@@ -176,9 +176,11 @@ def test_predictions_come_as_table_csv_and_json(stack: Shell, published: Path) -
     index = pd.read_csv(published / "data/index.csv")
     films = next((stack.settings.data_dir / "phantom").iterdir())
     files = [films / path for path in index["path"][:2]]
-    as_json = json.loads(stack.ok("predict", *files, "--run", "first", "--json"))
+    as_json = json.loads(stack.ok("predict", *files, "--model", "first", "--json"))
     assert as_json["run_id"] == "first"
-    rows = list(csv.DictReader(stack.ok("predict", *files, "--run", "first", "--csv").splitlines()))
+    rows = list(
+        csv.DictReader(stack.ok("predict", *files, "--model", "first", "--csv").splitlines())
+    )
     for row, film in zip(rows, as_json["films"], strict=True):
         assert row["predicted"] == film["predicted"]
         assert float(row["probability_covid"]) == pytest.approx(film["probability_covid"])

@@ -1,0 +1,177 @@
+"""The command ``predict``."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Column, Table
+
+from cxr_model.errors import ConfigError, DataError
+from flows.commands.results import fetch_model
+from flows.commands.shared import Json, err, out
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr_model.film_files import FilmFile
+    from cxr_model.predict import Predictor
+
+_HIDDEN = ("sha256", "model", "run_id")  # from the table for people
+
+
+def predict(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Films, folders, zip archives, quoted patterns of such, or s3://bucket/prefix.",
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="RUN", help="Whose network answers: a run's id, or 'latest'.")
+    ] = "latest",
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Write a table (.csv, .parquet or .jsonl); a killed run goes on."),
+    ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a heat map over each film (Grad-CAM).", file_okay=False),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Class probabilities of films. For research only, not a diagnosis."""
+    from cxr_model.film_files import distinct_films
+    from cxr_model.predictions_file import check_predictions_path
+
+    if (to is not None) + as_csv + as_json > 1:
+        raise ConfigError("--to, --csv and --json exclude each other; use one")
+    if to:
+        check_predictions_path(to)
+    with ExitStack() as stack:
+        films = distinct_films([stack.enter_context(_open_source(source)) for source in sources])
+        from cxr_model.device import resolve_device  # seconds of imports, after the refusals
+        from cxr_model.predict import Predictor
+
+        predictor = Predictor.load(fetch_model(model), resolve_device("auto"))
+        err.print(f"network of run {predictor.card.run_id}")
+        scoring = _Scoring(predictor, explain)
+        if to:
+            _write(films, scoring, to, sources)
+        elif as_csv:
+            for number, table in enumerate(scoring.tables(films)):
+                table.to_csv(sys.stdout, index=False, header=number == 0)
+        else:
+            _print(films, scoring, as_json=as_json)
+        scoring.tell()
+
+
+@contextmanager
+def _open_source(source: str) -> Iterator[list["FilmFile"]]:
+    if not source.startswith("s3://"):
+        from cxr_model.film_files import open_films
+
+        with open_films(source) as films:
+            yield films
+        return
+    from flows.embedded_store import store_for
+    from tasks.bucket_films import bucket_films
+    from tasks.storage import ObjectStore
+
+    with (
+        store_for(Settings.from_environment()) as location,
+        ObjectStore(location.at(source)) as store,
+    ):
+        yield bucket_films(store)
+
+
+class _Scoring:
+    """Scores films batch by batch, shows how far it is and tells at the end how it went."""
+
+    def __init__(self, predictor: "Predictor", overlays: Path | None) -> None:
+        self.predictor, self.overlays = predictor, overlays
+        self.num_films = self.num_failed = 0
+        self.failure = ""
+
+    def tables(self, films: list["FilmFile"], num_done: int = 0) -> Iterator["pd.DataFrame"]:
+        from cxr_model.predict import score
+
+        if self.overlays:
+            from cxr_model.overlays import write_overlays
+        self.started = time.perf_counter()
+        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+            bar = progress.add_task("films", total=num_done + len(films), completed=num_done)
+            for batch in score(films, self.predictor):
+                if self.overlays:
+                    write_overlays(batch, self.predictor, self.overlays)
+                self._count(batch.table)
+                yield batch.table
+                progress.advance(bar, len(batch.table))
+
+    def _count(self, table: "pd.DataFrame") -> None:
+        failed = table[table["error"] != ""]
+        if len(failed) and not self.num_failed:
+            path, error = failed.iloc[0][["path", "error"]]
+            self.failure = f"{path}: cannot be decoded ({error})"
+        self.num_films += len(table)
+        self.num_failed += len(failed)
+
+    def tell(self) -> None:
+        """One line about the run; raises DataError where not one film could be decoded."""
+        if self.num_failed and self.num_failed == self.num_films:
+            others = f", nor can {self.num_films - 1} others" if self.num_films > 1 else ""
+            raise DataError(f"{self.failure}{others}; replace or remove it")
+        seconds = time.perf_counter() - self.started
+        failed = f"; {self.num_failed} not decoded, {self.failure}" if self.num_failed else ""
+        rate = self.num_films / seconds
+        err.print(f"{self.num_films:,} films in {seconds:.1f} s, {rate:.1f} films/s{failed}")
+
+
+def _write(films: list["FilmFile"], scoring: _Scoring, to: Path, sources: list[str]) -> None:
+    from cxr_model.predictions_file import open_predictions
+
+    card = scoring.predictor.card
+    question = {
+        "run_id": card.run_id,
+        "model": scoring.predictor.digest,
+        "sources": sources,
+        "explain": str(scoring.overlays) if scoring.overlays else None,
+    }
+    with open_predictions(to, question) as file:
+        left = [film for film in films if film.name not in file.done]
+        if file.done:
+            err.print(f"{to}: goes on behind {len(file.done):,} films")
+        for table in scoring.tables(left, num_done=len(films) - len(left)):
+            file.add(table)
+        file.finish()
+    out.print(str(to))
+
+
+def _print(films: list["FilmFile"], scoring: _Scoring, *, as_json: bool) -> None:
+    import pandas as pd
+
+    found = pd.concat(scoring.tables(films), ignore_index=True)
+    if as_json:
+        rows = found.astype(object).where(found.notna(), None).to_dict("records")
+        print(json.dumps({"run_id": scoring.predictor.card.run_id, "films": rows}, indent=2))
+        return
+    shown = found.drop(columns=[*_HIDDEN, *([] if scoring.num_failed else ["error"])])
+    names = (name.removeprefix("probability_") for name in shown.columns)
+    table = Table(*(Column(name, overflow="fold") for name in names))
+    for row in shown.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.3f}"  # NaN: not decoded
+    return str(value)

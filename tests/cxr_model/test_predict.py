@@ -1,0 +1,127 @@
+"""Scoring: one row a film in order, bad films beside good ones, memory that does not grow."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from cxr_model.errors import StorageError
+from cxr_model.film_files import FilmFile
+from cxr_model.overlays import overlay_name, write_overlays
+from cxr_model.predict import Predictor, score
+from cxr_model.run_folder import RunFolder, sha256_file
+
+COLUMNS = ["probability_normal", "probability_pneumonia", "probability_covid"]
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_model: RunFolder) -> Predictor:
+    return Predictor.load(tiny_model, torch.device("cpu"))
+
+
+def film_bytes(seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (48, 40), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    return file.getvalue()
+
+
+def films_of(*contents: bytes) -> list[FilmFile]:
+    return [
+        FilmFile(f"{n}.png", str(n), lambda key: contents[int(key)]) for n in range(len(contents))
+    ]
+
+
+def table_of(films: list[FilmFile], predictor: Predictor, batch_size: int) -> pd.DataFrame:
+    tables = [batch.table for batch in score(films, predictor, batch_size=batch_size)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_each_film_has_a_row_in_order_with_the_networks_digest(
+    predictor: Predictor, tiny_model: RunFolder
+) -> None:
+    films = films_of(*(film_bytes(seed) for seed in range(7)))
+    batches = list(score(films, predictor, batch_size=3))
+    assert [len(batch.table) for batch in batches] == [3, 3, 1]
+    assert [batch.pixels.shape for batch in batches] == [(3, 32, 32), (3, 32, 32), (1, 32, 32)]
+    table = pd.concat([batch.table for batch in batches])
+    assert list(table) == ["path", "sha256", "predicted", *COLUMNS, "model", "run_id", "error"]
+    assert table["path"].tolist() == [film.name for film in films]
+    assert set(table["model"]) == {sha256_file(tiny_model.weights)}
+    assert set(table["run_id"]) == {"tiny"}
+    np.testing.assert_allclose(table[COLUMNS].sum(axis=1), 1)
+    best = table[COLUMNS].idxmax(axis=1).str.removeprefix("probability_")
+    assert best.tolist() == table["predicted"].tolist()
+
+
+def test_the_batch_size_changes_no_row_but_by_rounding(predictor: Predictor) -> None:
+    films = films_of(*(film_bytes(seed) for seed in range(7)))
+    one, many = (table_of(films, predictor, size) for size in (1, 7))
+    np.testing.assert_allclose(one[COLUMNS], many[COLUMNS], atol=1e-6)
+    pd.testing.assert_frame_equal(table_of(films, predictor, 3), table_of(films, predictor, 3))
+
+
+def test_a_bad_film_has_its_error_and_changes_no_other(predictor: Predictor) -> None:
+    good = [film_bytes(seed) for seed in range(3)]
+    table = table_of(films_of(good[0], b"text", good[1], b"", good[2]), predictor, 2)
+    assert table["error"].tolist() == ["", "no known image format", "", "no known image format", ""]
+    bad = table[table["error"] != ""]
+    assert bad["predicted"].tolist() == ["", ""]
+    assert bad[COLUMNS].isna().all(axis=None)
+    assert (bad["sha256"].str.len() == 64).all()
+    rest = table[table["error"] == ""]
+    expected = table_of(films_of(*good), predictor, 2)
+    np.testing.assert_allclose(rest[COLUMNS], expected[COLUMNS], atol=1e-6)
+    assert table_of(films_of(b"text", b"text"), predictor, 2)["error"].ne("").all()
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_its_own(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    gone = FilmFile("gone.png", str(tmp_path / "gone.png"), lambda key: Path(key).read_bytes())
+    (row,) = table_of([gone], predictor, 2).to_dict("records")
+    assert (row["error"], row["sha256"]) == ("No such file or directory", "")
+
+
+def test_a_store_that_stays_away_ends_the_run(predictor: Predictor) -> None:
+    def refuse(key: str) -> bytes:
+        raise StorageError(f"{key}: no answer")
+
+    with pytest.raises(StorageError, match="no answer"):
+        table_of([FilmFile("a", "a", refuse)], predictor, 2)
+
+
+def test_films_are_read_only_a_little_ahead_of_the_network(predictor: Predictor) -> None:
+    data, read = film_bytes(0), []
+    films = (FilmFile(str(n), str(n), lambda key: read.append(key) or data) for n in range(1000))
+    batches = score(films, predictor, batch_size=4)
+    for number in range(1, 6):
+        next(batches)
+        assert len(read) <= 4 * number + 2 * 4 + 1
+    batches.close()
+
+
+def test_each_film_that_decodes_gets_a_small_overlay_of_its_name(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    films = films_of(film_bytes(0), b"text", film_bytes(1))
+    for batch in score(films, predictor):
+        write_overlays(batch, predictor, tmp_path)
+        table = batch.table
+    good = table[table["error"] == ""]
+    expected = {overlay_name(film.path, film.sha256) for film in good.itertuples()}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+    for path in tmp_path.iterdir():
+        assert path.stat().st_size < 30_000
+        with Image.open(path) as image:
+            assert (image.mode, image.size) == ("RGB", (256, 256))
+
+
+def test_films_of_one_name_have_overlays_of_their_own() -> None:
+    names = {overlay_name("a/1.png", "0" * 64), overlay_name("b/1.png", "1" * 64)}
+    assert names == {"1-00000000.jpg", "1-11111111.jpg"}
+    assert len(overlay_name("ü" * 300 + ".png", "0" * 64).encode()) < 255
