@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from cxr_model.errors import ConfigError, StorageError
-from cxr_model.run_folder import RunFolder
-from tasks.manifest import Manifest, check_run_id
+from cxr_model.run_folder import RunFolder, sha256_file
+from tasks.manifest import check_run_id
 from tasks.run_store import read_manifest
 from tasks.storage import ObjectStore, in_parallel, local_path
 from tasks.storage_errors import ExistingObjectError, MissingObjectError
@@ -73,6 +73,8 @@ class Version:
     metrics: dict[str, Any]
     registered: str
     """UTC, ISO 8601."""
+    files: dict[str, str]
+    """SHA-256 of each file by its key."""
 
 
 def check_model_name(name: str) -> None:
@@ -93,18 +95,19 @@ def register_version(store: ObjectStore, model: str, run_id: str) -> Version:
     check_model_name(model)
     manifest = read_manifest(store, run_id)
     target = _version_key(model, manifest.run_id)
+    files = {key: manifest.record(key).sha256 for key in VERSION_FILES}
     version = Version(
         model=model,
         run_id=manifest.run_id,
-        digest=_digest(manifest),
+        digest=files[_WEIGHTS],
         metrics=manifest.headline,
         registered=_now(),
+        files=files,
     )
 
     def copy(key: str) -> None:
-        record = manifest.record(key)
         data = store.read_bytes(f"runs/{manifest.run_id}/{key}")
-        store.write_bytes(target + key, data, sha256=record.sha256)
+        store.write_bytes(target + key, data, sha256=files[key])
 
     for _ in in_parallel(copy, VERSION_FILES):
         pass
@@ -253,14 +256,17 @@ def find_version(store: ObjectStore, model: str = "", run_id: str = "") -> Versi
 def fetch_version(
     store: ObjectStore, model: str, run_id: str, folder: Path, files: tuple[str, ...] = ()
 ) -> RunFolder:
-    """A version's files (all, or those named) below ``folder/<model>/<run_id>``."""
+    """A version's files (all, or those named) below ``folder/<model>/<run_id>``.
+
+    Each is checked against its digest; one that is there with the right bytes is kept.
+    """
     version = read_version(store, model, run_id)
     target = folder / model / run_id
 
     def fetch(key: str) -> None:
-        expected = version.digest if key == _WEIGHTS else None
-        path = local_path(target, key)
-        store.download_file(_version_key(model, run_id) + key, path, sha256=expected)
+        path, sha256 = local_path(target, key), version.files[key]
+        if not (path.is_file() and sha256_file(path) == sha256):
+            store.download_file(_version_key(model, run_id) + key, path, sha256=sha256)
 
     for _ in in_parallel(fetch, files or VERSION_FILES):
         pass
@@ -284,10 +290,6 @@ def _tell_readers(store: ObjectStore, model: str) -> None:
         store.write_bytes(f"models/{model}/champion.json", _to_json(asdict(newest)))
         if find_champion(store, model) == newest:
             return
-
-
-def _digest(manifest: Manifest) -> str:
-    return manifest.record(_WEIGHTS).sha256
 
 
 def _version_key(model: str, run_id: str) -> str:

@@ -141,7 +141,9 @@ def test_a_rollback_goes_to_the_one_before_and_a_second_further_back() -> None:
     log: list[Champion] = []
 
     def add(run_id: str, action: str = "promote") -> None:
-        version = Version(model="cxr3", run_id=run_id, digest="", metrics={}, registered="")
+        version = Version(
+            model="cxr3", run_id=run_id, digest="", metrics={}, registered="", files={}
+        )
         current = log[-1] if log else None
         log.append(promotion(current, version, who="", why="", action=action))
 
