@@ -4,7 +4,9 @@ Every step is an upsert by name: applied twice it gives the same.
 """
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import re
 import sys
@@ -27,6 +29,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.variables import Variable
 from prefect.workers.process import ProcessWorker
 
 from cxr_model.config import RunConfig
@@ -39,6 +42,8 @@ from tasks.promotion import RED_GATE, REGISTRY_LIMIT
 
 PREDICTIONS_QUEUE = "predictions"
 TRAINING_QUEUE = "default"
+_APPLIED = "cxr_applied"
+"""Variable of the Prefect server: the digest of what was applied last."""
 NOTIFICATION = "cxr: notify on failure, crash or a red gate"
 _CONFIGURED = ("train", "crossval", "watch-dataset")
 """Deployments whose ``config`` is the operator's."""
@@ -69,6 +74,19 @@ def keep_plan(settings: Settings, plan: Plan) -> None:
     write_json(settings.deploy_plan, asdict(plan))
 
 
+def apply_if_changed(plan: Plan, settings: Settings) -> None:
+    """Likewise, but not where this plan was applied last, by this very code: that takes seconds."""
+    digest = hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode())
+    for package in ("flows", "tasks", "cxr_model", "deployments"):
+        for path in sorted(_folder(package).rglob("*")):
+            if path.suffix in (".py", ".yaml"):
+                digest.update(path.read_bytes())
+    applied = digest.hexdigest()
+    if Variable.get(_APPLIED, default="") != applied:
+        apply(plan, settings)
+        Variable.set(_APPLIED, applied, overwrite=True)
+
+
 def apply(plan: Plan, settings: Settings) -> list[str]:
     """Make the server of ``PREFECT_API_URL`` as ``plan`` says; returns what was applied.
 
@@ -76,6 +94,7 @@ def apply(plan: Plan, settings: Settings) -> list[str]:
     """
     definition = _definition(plan)
     with get_client(sync_client=True) as client:
+        Variable.unset(_APPLIED)
         automations = _automations(client, plan)  # refused before anything is changed
         _make_pool(client, plan.pool)
         for limit in (REGISTRY_LIMIT, settings.device_slot):
@@ -269,8 +288,12 @@ def _upsert(client: SyncPrefectClient, automation: AutomationCore) -> None:
 
 
 def _file(name: str) -> Path:
-    # Found, not imported: no code of deployments is needed, only where its files lie.
-    spec = find_spec("deployments")
+    return _folder("deployments") / name
+
+
+def _folder(package: str) -> Path:
+    # Found, not imported: no code is needed, only where the files lie.
+    spec = find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / name
+    return Path(spec.submodule_search_locations[0])

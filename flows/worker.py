@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from threading import Thread
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -21,7 +22,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed, Failed
 
 from cxr_model.errors import StackError
-from flows.deploy import apply, load_flows, read_plan
+from flows.deploy import apply_if_changed, load_flows, read_plan
 from flows.settings import Settings
 from flows.stack import FOR_A_COMMAND, WORK_POOL
 
@@ -30,13 +31,14 @@ _SERVER_TIMEOUT_S = 120.0
 
 def main() -> None:
     """Never returns: the process becomes the worker."""
-    load_flows()  # seconds of work that the deployments need, while the server starts
+    # Seconds of work that deployments need, if there is a change, while the server starts.
+    Thread(target=load_flows, daemon=True).start()
     _wait_for_server(os.environ["PREFECT_API_URL"])
     settings, plan = Settings.from_environment(), read_plan(Settings.from_environment())
     is_for_a_command = FOR_A_COMMAND in os.environ
     if is_for_a_command:  # which is not to wait for what a schedule starts
         plan = replace(plan, schedules_active=False)
-    apply(plan, settings)
+    apply_if_changed(plan, settings)
     with get_client(sync_client=True) as client:
         _end_lost_runs(client, go_on=not is_for_a_command)
     page = os.environ["PREFECT_API_URL"].removesuffix("/api")

@@ -177,7 +177,8 @@ def _fetch(store: ObjectStore, films: list[InboxFilm], folder: Path) -> list[dic
 
 def _score(films: list[FilmFile], predictor: Predictor) -> pd.DataFrame:
     tables = [scored.table for scored in score(films, predictor)]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"error": []})
+    empty = pd.DataFrame({"predicted": [], "error": []})
+    return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 def _publish(store: ObjectStore, prefix: str, record: BatchRecord, table: pd.DataFrame) -> None:

@@ -20,6 +20,7 @@ from tasks.kaggle_source import (
     KaggleSource,
     download_dataset,
     has_credentials,
+    newest_version,
     parse_kaggle_source,
 )
 
@@ -65,6 +66,11 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleStub]:
         endpoints = kagglesdk.kaggle_env._env_to_endpoint
         monkeypatch.setitem(endpoints, kagglesdk.kaggle_env.KaggleEnv.PROD, stub.endpoint)
         yield stub
+
+
+@pytest.mark.usefixtures("stub")
+def test_the_current_version_is_asked_for() -> None:
+    assert newest_version(KaggleSource(OWNER, SLUG)) == CURRENT_VERSION
 
 
 def download(

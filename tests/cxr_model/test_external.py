@@ -1,0 +1,72 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cxr_model.cache import FilmCache, build_cache
+from cxr_model.config import RunConfig
+from cxr_model.data_config import DataConfig, LabelConfig
+from cxr_model.errors import DataError
+from cxr_model.external import evaluate_elsewhere, unseen_films
+from cxr_model.index import build_index, write_index
+from cxr_model.run_folder import RunFolder
+from cxr_model.summary import headline
+
+CONFIG = RunConfig(data=DataConfig(size_px=64))
+
+
+@pytest.fixture
+def index(films: Path) -> pd.DataFrame:
+    return build_index(films, DataConfig(), LabelConfig())
+
+
+@pytest.fixture
+def run(index: pd.DataFrame, tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path / "run")
+    write_index(index, run.index)
+    return run
+
+
+@pytest.fixture
+def model(tiny_model: RunFolder, index: pd.DataFrame, tmp_path: Path) -> RunFolder:
+    """A network that has met the first four films."""
+    model = RunFolder(tmp_path / "model")
+    for path in (tiny_model.weights, tiny_model.model_card):
+        target = model.root / path.relative_to(tiny_model.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    write_index(index.head(4), model.index)
+    return model
+
+
+def test_films_of_the_models_own_data_are_left_out_and_the_rest_is_measured(
+    run: RunFolder, model: RunFolder, index: pd.DataFrame, films: Path, tmp_path: Path
+) -> None:
+    report = build_cache(films, index, tmp_path / "cache", size_px=32, color="grey")
+    found = evaluate_elsewhere(
+        run, "elsewhere", model, CONFIG, FilmCache.open(report.folder), source="films"
+    )
+    assert found["holdout"]["n"] == len(index) - 4
+    assert found["data"]["num_left_out"] == 4
+    predictions = pd.read_csv(run.predictions)
+    assert not set(predictions["sha256"]) & set(index.head(4)["sha256"])
+    hits = (predictions["predicted"] == predictions["label"]).mean()
+    assert found["holdout"]["accuracy"]["value"] == pytest.approx(hits)
+    assert json.loads(run.metrics.read_text()) == json.loads(json.dumps(found))
+    assert headline(found)["network"] == "cxresnet"
+    page = run.report.read_text()
+    assert "4 of 18 films" in page
+    assert "14 films it has never met" in page
+
+
+def test_nothing_new_and_unknown_classes_are_told(
+    run: RunFolder, model: RunFolder, index: pd.DataFrame
+) -> None:
+    write_index(index, model.index)
+    with pytest.raises(DataError, match="all 18 films are of the model's own data"):
+        unseen_films(run, model)
+    write_index(index.assign(label=index["label"].replace("covid", "effusion")), run.index)
+    with pytest.raises(DataError, match=r"label 'effusion': the model knows normal, pneumonia"):
+        unseen_films(replace(run), model)

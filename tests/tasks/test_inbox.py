@@ -1,0 +1,110 @@
+"""Films of an inbox: the tasks as functions, on both kinds of store."""
+
+import io
+import logging
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+import tasks.inbox
+from cxr_model.run_folder import RunFolder
+from tasks.inbox import (
+    InboxFilm,
+    find_new_films,
+    name_batch,
+    predictions_prefix,
+    read_ledger,
+    score_batch,
+)
+from tasks.storage import ObjectStore
+
+
+def film(grey: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (40, 40), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def score(store: ObjectStore, model: RunFolder, batch: str) -> int:
+    found = find_new_films.fn(store.location, "inbox")
+    if found:
+        score_batch.fn(store.location, "inbox", batch, found, model.root)
+    return len(found)
+
+
+@pytest.fixture(autouse=True)
+def _without_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.inbox, "get_run_logger", lambda: logging.getLogger("tests"))
+
+
+def test_a_film_is_scored_once_whatever_it_is_called(
+    either_store: ObjectStore, tiny_model: RunFolder
+) -> None:
+    for key, data in (("a.png", film(10)), ("ward/b.png", film(20)), ("copy.png", film(10))):
+        either_store.write_bytes(f"inbox/{key}", data)
+    either_store.write_bytes("inbox/notes.txt", b"no film")
+    assert score(either_store, tiny_model, "first") == 3
+    assert score(either_store, tiny_model, "none") == 0
+    either_store.write_bytes("inbox/again.png", film(20))  # known under another name
+    either_store.write_bytes("inbox/a.png", film(30))  # another film under a known name
+    assert score(either_store, tiny_model, "second") == 2
+    first, second = read_ledger(either_store, "inbox")
+    assert (first.num_scored, first.num_copies) == (2, 1)
+    assert (second.num_scored, second.num_copies) == (1, 1)
+    tables = [
+        pd.read_csv(
+            io.BytesIO(either_store.read_bytes(f"predictions/inbox/{name}/predictions.csv"))
+        )
+        for name in ("first", "second")
+    ]
+    assert [list(table["path"]) for table in tables] == [
+        ["inbox/a.png", "inbox/ward/b.png"],
+        ["inbox/a.png"],
+    ]
+    assert pd.concat(tables)["sha256"].is_unique
+    assert sum(first.num_predicted.values()) == 2
+
+
+def test_a_batch_that_was_broken_off_is_scored_again(
+    store: ObjectStore, tiny_model: RunFolder
+) -> None:
+    store.write_bytes("inbox/a.png", film(10))
+    score(store, tiny_model, "first")
+    store.delete("predictions/inbox/first/BATCH.json")  # written last
+    assert score(store, tiny_model, "second") == 1
+    assert [record.batch for record in read_ledger(store, "inbox")] == ["second"]
+
+
+def test_unreadable_and_vanished_films_stop_no_batch(
+    store: ObjectStore, tiny_model: RunFolder
+) -> None:
+    store.write_bytes("inbox/bad.png", b"no film")
+    store.write_bytes("inbox/<b>.png", film(10))
+    found = [*find_new_films.fn(store.location, "inbox"), InboxFilm("inbox/gone.png", "etag")]
+    record = score_batch.fn(store.location, "inbox", "only", found, tiny_model.root)
+    assert (record.num_scored, record.num_unreadable, len(record.films)) == (1, 1, 2)
+    assert score(store, tiny_model, "next") == 0
+    page = store.read_bytes("predictions/inbox/only/report.html").decode()
+    assert "&lt;b&gt;.png" in page
+    assert "1 scored, 1 unreadable, 0 copies" in page
+
+
+def test_copies_alone_leave_a_record_and_no_table(
+    store: ObjectStore, tiny_model: RunFolder
+) -> None:
+    store.write_bytes("inbox/a.png", film(10))
+    score(store, tiny_model, "first")
+    store.write_bytes("inbox/b.png", film(10))
+    assert score(store, tiny_model, "second") == 1
+    keys = [stored.key for stored in store.list_objects("predictions/inbox/second/")]
+    assert keys == ["predictions/inbox/second/BATCH.json"]
+
+
+def test_names_of_batches_and_their_place_follow_from_films_and_prefix() -> None:
+    moment = pd.Timestamp("2026-01-31T10:15:30Z").to_pydatetime()
+    films = [InboxFilm("inbox/a.png", "1")]
+    assert name_batch(moment, films) == name_batch(moment, list(films))
+    assert name_batch(moment, films) != name_batch(moment, [InboxFilm("inbox/a.png", "2")])
+    assert name_batch(moment, films).startswith("20260131-101530-")
+    assert predictions_prefix("/ward 3/in/") == "predictions/ward-3-in/"

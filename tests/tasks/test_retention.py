@@ -1,0 +1,98 @@
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from cxr_model.errors import ConfigError
+from cxr_model.run_folder import RunFolder
+from tasks.registry import VERSION_FILES, register_version
+from tasks.retention import Item, Limits, Retention, beyond, sweep_bucket, sweep_disk
+from tasks.run_store import list_runs, publish_run
+from tasks.storage import ObjectStore
+
+NOW = 1_000_000_000.0
+DAY = 86_400.0
+
+
+def item(name: str, days_old: float, *, megabytes: float = 1, is_protected: bool = False) -> Item:
+    return Item(
+        kind="run",
+        name=name,
+        modified=NOW - days_old * DAY,
+        num_bytes=int(megabytes * 1e6),
+        is_protected=is_protected,
+    )
+
+
+def removed(items: list[Item], **limits: Any) -> list[str]:
+    unlimited = {"max_count": None, "max_age_days": 1e9, "max_gb": 1e9}
+    return [each.name for each in beyond(items, Limits(**unlimited | limits), NOW)]
+
+
+def test_what_is_beyond_count_age_or_size_goes_the_oldest_first() -> None:
+    items = [item(f"{days} days", days, megabytes=400) for days in (2, 5, 9, 30)]
+    assert removed(items) == []
+    assert removed(items, max_count=3) == ["30 days"]
+    assert removed(items, max_age_days=8) == ["9 days", "30 days"]
+    assert removed(items, max_gb=0.9) == ["9 days", "30 days"]
+
+
+def test_what_is_protected_or_of_today_stays_and_counts() -> None:
+    items = [item("today", 0.5), item("champion", 40, is_protected=True), item("other", 41)]
+    assert removed(items, max_count=1) == ["other"]
+    assert removed(items, max_age_days=0.1) == ["other"]
+
+
+def publish(store: ObjectStore, folder: Path, run_id: str, headline: dict[str, Any]) -> None:
+    for key in VERSION_FILES:
+        path = folder / run_id / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(run_id)
+    publish_run(store, RunFolder(folder / run_id), run_id, headline)
+
+
+def test_a_dry_run_lists_and_changes_nothing_and_a_registered_run_always_stays(
+    store: ObjectStore, tmp_path: Path, headline: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id in ("registered", "old", "newest"):
+        publish(store, tmp_path, run_id, headline)
+        time.sleep(0.02)
+    register_version(store, "cxr3", "registered")
+    store.write_bytes("checkpoints/lost/step-1.pt", b"state")
+    later = time.time() + 20 * DAY
+    monkeypatch.setattr(time, "time", lambda: later)
+    policy = Retention(max_runs=1, max_checkpoint_days=14)
+    for dry_run in (True, False):
+        found = sweep_bucket.fn(store.location, policy, dry_run=dry_run)
+        assert [(each.kind, each.name) for each in found] == [
+            ("run", "old"),
+            ("checkpoint", "lost"),
+        ]
+        if dry_run:
+            assert len(list_runs(store)) == 3
+    assert [run.run_id for run in list_runs(store)] == ["newest", "registered"]
+    assert store.list_objects("checkpoints/") == []
+    assert b"runs/old/" not in store.read_bytes("index.html")
+
+
+def test_a_run_folder_in_use_stays(store: ObjectStore, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for name in ("busy", "idle"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "history.csv").write_text("epoch")
+        long_ago = time.time() - 400 * DAY
+        os.utime(runs / name / "history.csv", (long_ago, long_ago))
+    folders = {"run folder": runs, "cache": tmp_path / "not there"}
+    with FileLock(runs / ".busy.lock"):
+        found = sweep_disk.fn(folders, store.location, Retention(), dry_run=False)
+    assert [each.name for each in found] == ["idle"]
+    assert (runs / "busy").exists()
+    assert not (runs / "idle").exists()
+
+
+def test_a_policy_that_would_keep_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"retention.max_runs=0: use at least 1"):
+        Retention(max_runs=0)
