@@ -16,6 +16,7 @@ BENCHMARKS = {
     "growth": "seconds and memory for multiples of the films",
     "explain": "explanations per second",
     "serve": "latency and films per second of 'cxr serve'",
+    "scale": "tables, runs and batches by the hundred thousand, simulated",
     "start": "a run of 'cxr train': time to the first step, share of the orchestration",
 }
 HELP = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()) + "."
@@ -41,6 +42,11 @@ def bench(
     from flows.bench import print_benchmark, run_benchmark
     from flows.configuration import load_config
 
+    if what == "scale":
+        from flows.scale_bench import measure_scale
+
+        print_benchmark({"benchmark": what, **measure_scale()}, out, as_json=as_json)
+        return
     run_config = load_config(preset, settings=settings_ or (), source=data)
     if what == "start":
         from benchmarks.orchestration import measure_orchestration
