@@ -98,7 +98,17 @@ def test_nothing_but_source_reaches_the_builder() -> None:
     let_in = {path for line in rest for path in ROOT.glob(line[1:])}
     assert all(any(ROOT.glob(line[1:])) for line in rest)
     kinds = {path.suffix or path.name for path in let_in}
-    assert kinds == {".py", ".j2", ".css", ".yaml", ".toml", ".lock", ".md", "with-secrets"}
+    assert kinds == {
+        ".py",
+        ".j2",
+        ".css",
+        ".html",
+        ".yaml",
+        ".toml",
+        ".lock",
+        ".md",
+        "with-secrets",
+    }
     packages = [
         ROOT / name for name in ("cxr_model", "tasks", "flows", "deployments", "benchmarks")
     ]
