@@ -24,7 +24,8 @@ import numpy as np
 
 from benchmarks.rounds import Contestant, films_per_second, result
 from cxr_model.cache import Pixels
-from cxr_model.serving import LoadedModel
+from cxr_model.predict import Predictor
+from cxr_model.serving import decode_sent
 
 CLIENTS = (1, 4, 16)
 
@@ -35,10 +36,10 @@ _HEADERS = {"Content-Type": "multipart/form-data; boundary=film"}
 
 
 def measure_serving(
-    address: str, films: Sequence[bytes], model: LoadedModel, *, rounds: int
+    address: str, films: Sequence[bytes], model: Predictor, *, rounds: int
 ) -> dict[str, Any]:
     """``films``, files of any size, sent to the service at ``address``; ``model`` is its own."""
-    pixels = [model.decode(film, "film") for film in films]
+    pixels = [decode_sent(model, film, "film") for film in films]
     crowds = {num: _Crowd(address, films, num) for num in CLIENTS}
     contestants: dict[str, Contestant] = {
         f"forward, batch {size}": _Forward(model, pixels, size) for size in (1, _BATCH)
@@ -63,10 +64,10 @@ def measure_serving(
 
 
 class _Forward:
-    def __init__(self, model: LoadedModel, pixels: Sequence[Pixels], batch_size: int) -> None:
+    def __init__(self, model: Predictor, pixels: Sequence[Pixels], batch_size: int) -> None:
         self._model = model
         self._batches = [
-            [pixels[i % len(pixels)] for i in range(start, start + batch_size)]
+            np.stack([pixels[i % len(pixels)] for i in range(start, start + batch_size)])
             for start in range(0, _FORWARD_FILMS, batch_size)
         ]
 

@@ -48,6 +48,11 @@ class Predictor:
         """Decoded films as uint8 (N, C, H, W) on the network's device."""
         return films_to_tensor(pixels).to(next(self.network.parameters()).device)
 
+    def probabilities(self, pixels: Pixels) -> NDArray[np.float64]:
+        """(N, num_classes) of decoded films, uint8 (N, H, W) or (N, H, W, 3)."""
+        logits = predict_logits(self.network, [self.to_tensor(pixels)], self.card.normalisation)
+        return cast(NDArray[np.float64], logits.double().softmax(dim=1).cpu().numpy())
+
 
 @dataclass(frozen=True)
 class ScoredBatch:
@@ -119,13 +124,10 @@ def _score_batch(batch: Sequence[_Decoded], predictor: Predictor) -> ScoredBatch
     card = predictor.card
     probabilities = np.full((len(batch), len(card.classes)), np.nan)
     pixels = [film.pixels for film in batch if film.pixels is not None]
-    stacked = np.stack(pixels) if pixels else np.empty((0, *_film_shape(card)), dtype=np.uint8)
+    stacked = np.stack(pixels) if pixels else np.empty((0, *film_shape(card)), dtype=np.uint8)
     if pixels:
-        logits = predict_logits(
-            predictor.network, [predictor.to_tensor(stacked)], card.normalisation
-        )
         is_decoded = [film.pixels is not None for film in batch]
-        probabilities[is_decoded] = logits.double().softmax(dim=1).cpu().numpy()
+        probabilities[is_decoded] = predictor.probabilities(stacked)
     return ScoredBatch(_table(batch, probabilities, predictor), stacked)
 
 
@@ -150,7 +152,8 @@ def _table(
     )
 
 
-def _film_shape(card: ModelCard) -> tuple[int, ...]:
+def film_shape(card: ModelCard) -> tuple[int, ...]:
+    """Of one decoded film: (H, W) or (H, W, 3)."""
     return (card.size_px, card.size_px) + ((3,) if card.color == "rgb" else ())
 
 
@@ -165,4 +168,4 @@ def decode_folder(folder: Path | None, card: ModelCard, most: int = 64) -> Pixel
     if paths:
         films = [decode_film(path, card.size_px, color) for path in paths[::step][:most]]
         return np.stack(films)
-    return np.full((1, *_film_shape(card)), 128, dtype=np.uint8)
+    return np.full((1, *film_shape(card)), 128, dtype=np.uint8)

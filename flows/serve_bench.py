@@ -20,8 +20,8 @@ from cxr_model.device import resolve_device
 from cxr_model.errors import StackError
 from cxr_model.model_files import ModelCard, save_model
 from cxr_model.network import build_network, network_arguments, num_parameters
-from cxr_model.run_folder import RunFolder, sha256_file
-from cxr_model.serving import LoadedModel
+from cxr_model.run_folder import RunFolder
+from cxr_model.serving import load_to_serve
 from flows.commands.shared import open_store
 from flows.embedded_store import free_port
 from flows.settings import Settings
@@ -37,7 +37,7 @@ def bench_serving(films: Prepared, config: RunConfig, work: Path, rounds: int) -
     settings = Settings(home=work / "state", prefect_port=free_port(), store_port=free_port())
     run = _publish_untrained(films, config, work, settings)
     paths = [films.root / path for path in films.films["path"][:_NUM_FILMS]]
-    model = LoadedModel.load(run, sha256_file(run.weights), resolve_device("auto"))
+    model = load_to_serve(run, resolve_device("auto"))
     with _served(settings, work / "serve.log") as address:
         return measure_serving(address, [path.read_bytes() for path in paths], model, rounds=rounds)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 
 from cxr_model.errors import CxrError
-from cxr_model.serving import LoadedModel
+from cxr_model.predict import Predictor
+from cxr_model.serving import load_to_serve
 from tasks.named_model import Found
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ class ServedModel:
     """
 
     def __init__(self, find: Callable[[], Found], device: torch.device, refresh_s: float) -> None:
-        self.current: LoadedModel | None = None
+        self.current: Predictor | None = None
         self.error = ""
         """Why the last look failed, in one line; empty if it did not."""
         self._identity = ("", "")
@@ -50,8 +51,8 @@ class ServedModel:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             self._tell(f"the model cannot be loaded ({reason[:200]}); promote another", error)
 
-    def _load(self, found: Found) -> LoadedModel:
-        return LoadedModel.load(found.fetch(), found.digest, self._device)
+    def _load(self, found: Found) -> Predictor:
+        return load_to_serve(found.fetch(), self._device)
 
     def _tell(self, line: str, defect: Exception | None) -> None:
         if line != self.error:  # once, not at every look

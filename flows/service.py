@@ -24,7 +24,8 @@ from starlette.requests import ClientDisconnect
 
 from cxr_model.batcher import BatchLimits
 from cxr_model.errors import DataError, OverloadError
-from cxr_model.serving import FilmService, LoadedModel
+from cxr_model.predict import Predictor
+from cxr_model.serving import FilmService
 from flows.served_model import ServedModel
 from flows.service_bodies import FILM_FORM, PROBLEMS, HealthBody, ModelBody, PredictionBody
 from flows.service_metrics import CountRequests, ServiceMetrics
@@ -157,7 +158,7 @@ class Endpoints:
         finally:
             self._num_under_way -= 1
 
-    def _model(self) -> LoadedModel:
+    def _model(self) -> Predictor:
         if self._served.current is None:
             raise HTTPException(503, "no model is loaded; /healthz says why", headers=_RETRY)
         return self._served.current

@@ -4,8 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from cxr_model.overlays import METHOD
 from cxr_model.page import data_uri
-from cxr_model.serving import METHOD, Answer, Explanation, LoadedModel
+from cxr_model.predict import Predictor
+from cxr_model.serving import Answer, Explanation
 
 
 class _Body(BaseModel):
@@ -44,8 +46,8 @@ class PredictionBody(_Body):
     def of(cls, answer: Answer) -> "PredictionBody":
         found = answer.explanation
         return cls(
-            run_id=answer.model.card.run_id,
-            digest=answer.model.digest,
+            run_id=answer.predictor.card.run_id,
+            digest=answer.predictor.digest,
             decision=answer.decision,
             probabilities=answer.probabilities,
             explanation=ExplanationBody.of(found) if found else None,
@@ -60,7 +62,7 @@ class ModelBody(_Body):
     size_px: int
 
     @classmethod
-    def of(cls, model: LoadedModel) -> "ModelBody":
+    def of(cls, model: Predictor) -> "ModelBody":
         card = model.card
         return cls(
             run_id=card.run_id, digest=model.digest, classes=card.classes, size_px=card.size_px

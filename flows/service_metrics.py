@@ -5,7 +5,7 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cxr_model.serving import LoadedModel
+from cxr_model.predict import Predictor
 
 PATHS = frozenset({"/", "/predict", "/healthz", "/metrics", "/docs", "/openapi.json"})
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -41,7 +41,7 @@ class ServiceMetrics:
             registry=self._registry,
         )
 
-    def exposition(self, model: LoadedModel | None) -> bytes:
+    def exposition(self, model: Predictor | None) -> bytes:
         """In Prometheus' text format; without a model nothing is said of one."""
         self._model.clear()
         if model is not None:

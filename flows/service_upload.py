@@ -15,7 +15,7 @@ async def read_film(request: Request, max_bytes: int) -> tuple[str, bytes]:
     """Name and bytes of the form's ``file``; ``HTTPException`` where there is none.
 
     A body of more than ``max_bytes`` is refused by its head where that tells its length,
-    and otherwise as soon as so much has come: the rest is not read.
+    and otherwise as soon as so much has come: the rest is neither kept nor parsed.
     """
     if int(request.headers.get("Content-Length", 0)) > max_bytes:
         raise _too_large(max_bytes)
@@ -47,8 +47,8 @@ def _limit(receive: Receive, max_bytes: int) -> Receive:
 
 
 def _too_large(max_bytes: int) -> HTTPException:
+    # Not with "Connection: close": uvicorn would reset a connection with unread bytes in it, and
+    # a client that is still sending might never hear this. It throws the rest away instead.
     return HTTPException(
-        413,
-        f"the request has more than {max_bytes / MEGABYTE:g} MB; send a smaller file",
-        headers={"Connection": "close"},  # what is left of the body stands in it
+        413, f"the request has more than {max_bytes / MEGABYTE:g} MB; send a smaller file"
     )

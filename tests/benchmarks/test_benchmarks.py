@@ -29,7 +29,7 @@ from cxr_model.folds import CrossvalConfig
 from cxr_model.network import build_network, network_arguments
 from cxr_model.presets import smoke
 from cxr_model.run_folder import read_json, write_json
-from cxr_model.serving import LoadedModel
+from cxr_model.serving import load_to_serve
 from tests.flows.http_service import Shelf, client_of, wait_for_model
 from tests.tiny_model import film_bytes
 
@@ -88,7 +88,7 @@ def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
 def test_the_service_is_put_beside_the_forward_pass(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     found = shelf.put(0)
-    model = LoadedModel.load(found.fetch(), found.digest, torch.device("cpu"))
+    model = load_to_serve(found.fetch(), torch.device("cpu"))
     with client_of(shelf) as client:
         wait_for_model(client)
         films = [film_bytes(number) for number in range(4)]

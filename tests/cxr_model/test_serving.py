@@ -11,18 +11,27 @@ from PIL import Image
 
 from cxr_model.batcher import BatchLimits
 from cxr_model.errors import DataError
+from cxr_model.overlays import heat_maps
+from cxr_model.predict import Predictor
 from cxr_model.run_folder import RunFolder
-from cxr_model.serving import Answer, FilmService, LoadedModel, explain_batch, predict_batch
+from cxr_model.serving import (
+    Answer,
+    FilmService,
+    decode_sent,
+    explain_batch,
+    load_to_serve,
+    predict_batch,
+)
 from tests.tiny_model import CLASSES, SIZE_PX, film_bytes, write_tiny_model
 
 
-def tiny_model(folder: Path, seed: int = 0, size_px: int = SIZE_PX) -> LoadedModel:
+def tiny_model(folder: Path, seed: int = 0, size_px: int = SIZE_PX) -> Predictor:
     run = RunFolder(folder / f"run-{seed}")
-    digest = write_tiny_model(run, f"run-{seed}", seed=seed, size_px=size_px)
-    return LoadedModel.load(run, digest, torch.device("cpu"))
+    write_tiny_model(run, f"run-{seed}", seed=seed, size_px=size_px)
+    return load_to_serve(run, torch.device("cpu"))
 
 
-def ask(model: LoadedModel, films: list[bytes], *, explain: bool = False) -> list[Answer]:
+def ask(model: Predictor, films: list[bytes], *, explain: bool = False) -> list[Answer]:
     async def within() -> list[Answer]:
         async with FilmService(BatchLimits(max_size=4)) as service:
             return await asyncio.gather(
@@ -37,7 +46,7 @@ def test_in_a_batch_each_film_gets_the_answer_it_gets_alone(tmp_path: Path) -> N
     films = [film_bytes(number) for number in range(6)]
     together = ask(model, films)
     for film, answer in zip(films, together, strict=True):
-        alone = model.probabilities([model.decode(film, "film.png")])[0]
+        alone = model.probabilities(decode_sent(model, film, "film.png")[None])[0]
         assert list(answer.probabilities) == CLASSES
         np.testing.assert_allclose(list(answer.probabilities.values()), alone, atol=1e-6)
         assert sum(answer.probabilities.values()) == pytest.approx(1)
@@ -50,15 +59,15 @@ def test_in_a_batch_each_film_gets_the_answer_it_gets_alone(tmp_path: Path) -> N
 def test_in_a_batch_of_two_models_each_film_is_seen_by_its_own(tmp_path: Path) -> None:
     old, new = tiny_model(tmp_path, 0), tiny_model(tmp_path, 1, size_px=48)
     asked = [
-        (model, model.decode(film_bytes(number), "film.png"))
+        (model, decode_sent(model, film_bytes(number), "film.png"))
         for number, model in enumerate((old, old, new, old))
     ]
     for (model, pixels), scores in zip(asked, predict_batch(asked), strict=True):
-        np.testing.assert_allclose(scores, model.probabilities([pixels])[0], atol=1e-6)
+        np.testing.assert_allclose(scores, model.probabilities(pixels[None])[0], atol=1e-6)
     maps = explain_batch([(model, pixels, 1) for model, pixels in asked])
     for (model, pixels), heat_map in zip(asked, maps, strict=True):
         assert heat_map.shape == (model.card.size_px, model.card.size_px)
-        np.testing.assert_allclose(heat_map, model.heat_maps([pixels], [1])[0], atol=1e-5)
+        np.testing.assert_allclose(heat_map, heat_maps(model, pixels[None], [1])[0], atol=1e-5)
 
 
 def test_an_explanation_shows_the_film_and_its_heat_map(tmp_path: Path) -> None:
@@ -73,16 +82,16 @@ def test_an_explanation_shows_the_film_and_its_heat_map(tmp_path: Path) -> None:
     assert film.shape == overlay.shape
     coloured = np.ptp(overlay, axis=2).mean()
     assert coloured > np.ptp(film, axis=2).mean() + 1
-    assert answer.model is model
+    assert answer.predictor is model
 
 
 def test_bytes_that_are_no_film_are_refused_by_name_and_in_one_line(tmp_path: Path) -> None:
     model = tiny_model(tmp_path)
     told = r"^'notes\.txt': cannot be decoded \(no known image format\); send a radiograph"
     with pytest.raises(DataError, match=told):
-        model.decode(b"no image.", "../secret/notes.txt")
+        decode_sent(model, b"no image.", "../secret/notes.txt")
     with pytest.raises(DataError) as caught:
-        model.decode(b"", "two\nlines" + "x" * 500)
+        decode_sent(model, b"", "two\nlines" + "x" * 500)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
 

@@ -20,8 +20,9 @@ import pytest
 import torch
 from shell import Shell, shell_in
 
+from cxr_model.predict import Predictor
 from cxr_model.run_folder import RunFolder
-from cxr_model.serving import LoadedModel
+from cxr_model.serving import decode_sent, load_to_serve
 from tasks.registry import decide, promotion, register_version
 from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
@@ -39,11 +40,11 @@ class Bucket:
     shell: Shell
     store: ObjectStore
 
-    def publish(self, seed: int, headline: dict[str, Any]) -> LoadedModel:
+    def publish(self, seed: int, headline: dict[str, Any]) -> Predictor:
         run = RunFolder(self.shell.folder / f"run-{seed}")
-        digest = write_tiny_run(run, f"run-{seed}", seed=seed)
+        write_tiny_run(run, f"run-{seed}", seed=seed)
         publish_run(self.store, run, f"run-{seed}", headline)
-        return LoadedModel.load(run, digest, torch.device("cpu"))
+        return load_to_serve(run, torch.device("cpu"))
 
     def promote(self, run_id: str) -> None:
         version = register_version(self.store, "chest", run_id)
@@ -110,7 +111,7 @@ def test_the_champion_answers_many_at_once_and_its_successor_without_a_restart(
             answers = list(clients.map(lambda film: send(client, film), films))
         for film, answer in zip(films, answers, strict=True):
             assert answer.json()["digest"] == models[0].digest
-            alone = models[0].probabilities([models[0].decode(film, "film.png")])[0]
+            alone = models[0].probabilities(decode_sent(models[0], film, "film.png")[None])[0]
             np.testing.assert_allclose(scores_of(answer), alone, atol=1e-5)
         metrics = client.get("/metrics").text
         assert f"cxr_batch_size_sum {NUM_CLIENTS:.1f}" in metrics
@@ -120,9 +121,8 @@ def test_the_champion_answers_many_at_once_and_its_successor_without_a_restart(
 
         bucket.promote("run-1")
         wait_for_health(client, lambda health: health["model"]["run_id"] == "run-1")
-        pixels = models[1].decode(films[0], "film.png")
-        answer = send(client, films[0])
-        np.testing.assert_allclose(scores_of(answer), models[1].probabilities([pixels])[0], 1e-5)
+        alone = models[1].probabilities(decode_sent(models[1], films[0], "film.png")[None])[0]
+        np.testing.assert_allclose(scores_of(send(client, films[0])), alone, atol=1e-5)
 
         with ThreadPoolExecutor(1) as clients:  # one is under way when the end is asked for
             last = clients.submit(send, client, films[1])

@@ -87,25 +87,27 @@ def test_a_wrong_request_is_told_in_one_line(
     assert "\n" not in answer.json()["detail"]
 
 
-def endless_film() -> Iterator[bytes]:
-    """The body of a form that never ends, without its length."""
+def without_length(num_bytes: int) -> Iterator[bytes]:
+    """The body of a form in pieces, for a request that does not tell its length."""
     yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-    while True:
-        yield b"x" * 512
+    yield from (b"x" * 1000 for _ in range(num_bytes // 1000))
+    yield b"\r\n--x--\r\n"
 
 
 def test_what_is_too_large_is_refused_with_and_without_its_length_told(shelf: Shelf) -> None:
     shelf.put(0)
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
     with client_of(shelf, max_bytes=4096) as client:
         wait_for_model(client)
-        assert send(client, film_bytes(0)).status_code == 200
-        answer = send(client, b"x" * 5000)
-        assert answer.status_code == 413
-        assert "more than 0.00390625 MB; send a smaller file" in answer.json()["detail"]
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        answer = client.post("/predict", content=endless_film(), headers=headers)
-        assert answer.status_code == 413
-        assert send(client, film_bytes(0)).status_code == 200
+        for num_bytes in (5000, 5_000_000):
+            for answer in (
+                send(client, b"x" * num_bytes),
+                client.post("/predict", content=without_length(num_bytes), headers=headers),
+            ):
+                assert answer.status_code == 413
+                told = "the request has more than 0.00390625 MB; send a smaller file"
+                assert answer.json()["detail"] == told
+            assert send(client, film_bytes(0)).status_code == 200, "the connection goes on"
 
 
 def test_without_a_model_there_is_no_answer_but_a_reason(shelf: Shelf) -> None:
