@@ -1,11 +1,10 @@
 """What a run costs beside its work: from typing the command to the first step, and to the end.
 
-``cxr train`` is run as its user runs it, without a stack that is up already. What it writes
-tells the times: the run's folder appears as the flow begins, ``history.csv`` with its first
-line as the first epoch ends, and ``metrics.json`` has the seconds of each stage. Work is
-what the library did: the epochs, the other stages and the report whole. All else is
-orchestration: server, store and worker that come up and go down, imports, Prefect,
-checkpoints, publishing.
+``cxr train`` is run as its user runs it. What it writes tells the times: the run's folder
+appears as the flow begins, ``history.csv`` with its first line as the first epoch ends, and
+``.timing.json`` has each stage's seconds of work, which is what the library did: the epochs,
+the other stages' products, the report. All else is orchestration: server, store and worker
+that come up and go down, imports, Prefect, checkpoints, publishing.
 """
 
 import subprocess
@@ -20,14 +19,20 @@ import pandas as pd
 from cxr_model.errors import ConfigError, CxrError
 from cxr_model.run_folder import RunFolder, read_json
 
+GOAL_SHARE, GOAL_S = 0.05, 20.0
+"""Orchestration may take so much of the wall time or so many seconds, whichever is more."""
+
 _POLL_S = 0.05
 
 
-def measure_orchestration(arguments: Sequence[str], runs_dir: Path, run_id: str) -> dict[str, Any]:
+def measure_orchestration(
+    arguments: Sequence[str], runs_dir: Path, run_id: str, *, stack: str
+) -> dict[str, Any]:
     """Seconds and shares of ``cxr train *arguments --run-id run_id``, which is published.
 
-    Raises ``CxrError`` if the command fails, ``ConfigError`` where the run has a folder: its
-    files would be taken for those of the new one.
+    ``stack`` says whether one was up already. Raises ``CxrError`` if the command fails,
+    ``ConfigError`` where the run has a folder: its files would be taken for those of the new
+    one.
     """
     run = RunFolder(runs_dir / run_id)
     if run.root.exists():
@@ -36,43 +41,72 @@ def measure_orchestration(arguments: Sequence[str], runs_dir: Path, run_id: str)
     began = time.time()
     # Standard output is the benchmark's own.
     with subprocess.Popen(command, stdout=sys.stderr) as process:
-        flow_began = _appears(run.config, process)
-        first_epoch_ended = _appears(run.history, process)
+        _wait_for(run.config, process)
+        first_epoch_ended = _wait_for(run.history, process)
         process.wait()
     ended = time.time()
     if process.returncode:
         raise CxrError(f"cxr train ended with exit code {process.returncode}; see above")
-    metrics, history = read_json(run.metrics), pd.read_csv(run.history)
-    stages = metrics["timing"]["stages"]
-    num_train = sum(counts["train"] for counts in metrics["data"]["counts"].values())
-    first = history.iloc[0]
-    steps = -(-num_train // read_json(run.config)["training"]["batch_size"])
-    first_step_ended = (
-        first_epoch_ended - first["seconds"] + num_train / first["films_per_second"] / steps
-    )
-    work = {name: seconds for name, seconds in stages.items() if name != "train"}
-    work["train"] = float(history["seconds"].sum())
-    work["report"] = run.report.stat().st_mtime - flow_began - sum(stages.values())
-    wall = ended - began
-    places = {
-        "command, stack and worker come up": flow_began - began,
-        "training beside its epochs": stages["train"] - work["train"],
-    }
-    places["publishing, run and stack end"] = wall - sum(work.values()) - sum(places.values())
-    return {
-        "seconds": {
-            "wall": round(wall, 1),
-            "to_first_step": round(first_step_ended - began, 1),
-            "work": {name: round(seconds, 1) for name, seconds in work.items()},
-            "orchestration": {name: round(seconds, 1) for name, seconds in places.items()},
-        },
-        "ratios": {"orchestration_share": round(sum(places.values()) / wall, 4)},
+    first_step_ended = first_epoch_ended - _seconds_after_first_step(run)
+    record = by_stage(read_json(run.timing), began=began, ended=ended)
+    record["seconds"]["to_first_step"] = round(first_step_ended - began, 1)
+    return record | {
+        "stack": stack,
         "arguments": list(arguments),
-        "environment": metrics["environment"],
+        "environment": read_json(run.metrics)["environment"],
     }
 
 
-def _appears(path: Path, process: subprocess.Popen[bytes]) -> float:
+def by_stage(timing: dict[str, Any], *, began: float, ended: float) -> dict[str, Any]:
+    """A row a stage, with what comes before, between and after; sums and shares.
+
+    ``timing`` is a run's ``.timing.json``; times are seconds since the epoch.
+    """
+    stages: list[dict[str, Any]] = timing["stages"]
+    flow_s = timing["ended"] - timing["began"]
+    in_stages_s = sum(row["work_s"] + row["orchestration_s"] for row in stages)
+    rows = [
+        _beside("command, stack, worker and flow come up", timing["began"] - began),
+        *stages,
+        _beside("between the stages", flow_s - in_stages_s),
+        _beside("flow, worker, stack and command end", ended - timing["ended"]),
+    ]
+    work_s, orchestration_s = (
+        sum(row[name] for row in rows) for name in ("work_s", "orchestration_s")
+    )
+    wall_s = ended - began
+    rows.append({"stage": "sum", "work_s": work_s, "orchestration_s": orchestration_s})
+    for row in rows:
+        row |= {name: round(row[name], 2) for name in ("work_s", "orchestration_s")}
+    goal_s = max(GOAL_SHARE * wall_s, GOAL_S)
+    return {
+        "rows": rows,
+        "seconds": {
+            "wall": round(wall_s, 1),
+            "orchestration": round(orchestration_s, 1),
+            "goal": round(goal_s, 1),
+        },
+        "ratios": {
+            "orchestration_share": round(orchestration_s / wall_s, 4),
+            "of_goal": round(orchestration_s / goal_s, 4),
+        },
+    }
+
+
+def _beside(place: str, seconds: float) -> dict[str, Any]:
+    return {"stage": place, "work_s": 0.0, "orchestration_s": seconds}
+
+
+def _seconds_after_first_step(run: RunFolder) -> float:
+    """Of the first epoch, whose steps are taken to be equally long."""
+    first = pd.read_csv(run.history).iloc[0]
+    counts = read_json(run.metrics)["data"]["counts"].values()
+    num_train = sum(count["train"] for count in counts)
+    steps = -(-num_train // read_json(run.config)["training"]["batch_size"])
+    return float(first["seconds"] - num_train / first["films_per_second"] / steps)
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> float:
     """When the file was there, or the process had ended."""
     while process.poll() is None and not path.exists():
         time.sleep(_POLL_S)

@@ -42,3 +42,7 @@ class OutOfMemory(CxrError):
 
 class DeviceError(CxrError):
     """Devices or processes of a training that fail together."""
+
+
+class OverloadError(CxrError):
+    """More requests at a time than a service takes."""

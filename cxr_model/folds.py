@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from cxr_model.config_checks import STRICT, require, require_seed
 from cxr_model.errors import DataError
@@ -127,6 +126,9 @@ def _deal(
     films: pd.DataFrame, protocol: Protocol, num_folds: int, seed: int
 ) -> npt.NDArray[np.int64]:
     """A number from 1 to ``num_folds`` for each film."""
+    # Not above: the command line, which wants the settings only, would load it at each call.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     if protocol == "grouped":
         by_group = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
         parts = by_group.split(films["path"], films["label"], films["group"])

@@ -4,7 +4,6 @@ Same contract as `cxr_model.network`; all want three channels, and grey is repea
 """
 
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 from cxr_model.blocks import ConvUnit, PostActivationBlock, conv3x3
 
@@ -73,6 +72,9 @@ class ResNet18(nn.Module):
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()
+        # Not above: no other network needs torchvision, and it takes half a second to load.
+        from torchvision.models import resnet18
+
         self.body = resnet18(num_classes=num_classes)
         for module in self.body.modules():
             if isinstance(module, nn.ReLU):

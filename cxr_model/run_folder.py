@@ -90,6 +90,11 @@ class RunFolder:
         return self.root / "tensorboard"
 
     @property
+    def timing(self) -> Path:
+        """When the flow began and ended, and what each stage took; it stays on this machine."""
+        return self.root / ".timing.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 

@@ -22,6 +22,7 @@ from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
 from cxr_model.films import films_to_tensor
 from cxr_model.network import build_network, network_arguments
+from flows.serve_bench import bench_serving
 
 
 def run_benchmark(
@@ -37,6 +38,7 @@ def run_benchmark(
             "cache": lambda films: measure_cache(films, config.data.size_px, rounds=rounds),
             "growth": lambda films: measure_growth(films, config, times),
             "explain": lambda films: _explain(films, config, rounds),
+            "serve": lambda films: bench_serving(films, config, work, rounds),
         }
         return {"benchmark": what, **kinds[what](prepare(config, work))}
 
@@ -63,12 +65,14 @@ def print_benchmark(found: dict[str, Any], console: Console, *, as_json: bool) -
     if "rows" in found:
         table = Table(*found["rows"][0])
         for row in found["rows"]:
-            table.add_row(*(f"{value:g}" for value in row.values()))
+            table.add_row(*(v if isinstance(v, str) else f"{v:g}" for v in row.values()))
         console.print(table)
     for name, seconds in _flat(found.get("seconds", {})):
         console.print(f"{name:<46} {seconds:.1f} s")
     for name, ratio in found["ratios"].items():
         console.print(f"{name:<46} {ratio:.3f}")
+    if "stack" in found:
+        console.print(f"stack: {found['stack']}")
     console.print(found["environment"]["device"])
 
 

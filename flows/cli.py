@@ -8,7 +8,7 @@ import typer
 from rich.table import Column, Table
 
 from cxr_model.errors import CxrError
-from flows.commands import bench, jobs, predict, results
+from flows.commands import bench, jobs, operate, predict, results, serve
 from flows.commands.shared import Json, Preset, err, out
 from flows.settings import Settings
 
@@ -34,6 +34,16 @@ app.command(epilog="Example: cxr predict inbox 'study/*.dcm' --to predictions.cs
 app.command(epilog="Example: cxr export latest --format onnx --films ../films/normal")(
     results.export
 )
+app.command(epilog="Example: cxr deploy --data ../films --schedule train='0 3 * * 0'")(
+    operate.deploy
+)
+app.command(epilog="Example: cxr status --json")(operate.status)
+app.command(epilog="Example: cxr models --json")(operate.models)
+app.command(epilog="Example: cxr promote latest --reason 'approved by the reading room'")(
+    operate.promote
+)
+app.command(epilog="Example: cxr rollback cxr3 --reason 'more false alarms'")(operate.rollback)
+app.command(epilog="Example: cxr serve --model latest --port 8080")(serve.serve)
 
 
 def main() -> None:

@@ -6,18 +6,19 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from cxr_model.config import RunConfig
 from cxr_model.data_config import LabelConfig
 from cxr_model.errors import ConfigError
-from cxr_model.folds import CrossvalConfig
 from cxr_model.presets import PRESETS
 
+if TYPE_CHECKING:
+    from cxr_model.folds import CrossvalConfig
+
 _RUN_CONFIG = TypeAdapter(RunConfig)
-_CROSSVAL_CONFIG = TypeAdapter(CrossvalConfig)
 _LABEL_FIELDS = {field.name for field in fields(LabelConfig)}
 
 
@@ -53,10 +54,12 @@ def config_from_values(values: Mapping[str, Any]) -> RunConfig:
         raise _first_problem(error) from error
 
 
-def crossval_config(values: Mapping[str, Any]) -> CrossvalConfig:
+def crossval_config(values: Mapping[str, Any]) -> "CrossvalConfig":
     """Likewise for a cross-validation's plan."""
+    from cxr_model.folds import CrossvalConfig  # pandas and SciPy, which 'cxr train' can do without
+
     try:
-        return _CROSSVAL_CONFIG.validate_python(values)
+        return TypeAdapter(CrossvalConfig).validate_python(values)
     except ValidationError as error:
         raise _first_problem(error) from error
 

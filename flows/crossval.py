@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.futures import wait
 
 from cxr_model.config import RunConfig
@@ -11,9 +11,8 @@ from cxr_model.device import resolve_device
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, Fold, plan_folds
 from cxr_model.run_folder import write_json
-from flows.run_id import new_run_id
 from flows.settings import Settings
-from flows.start import set_up_logging, started_run
+from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
 from flows.task_runner import fold_runner
 from tasks.crossval import train_fold, write_crossval_report
 from tasks.ingest import ingest
@@ -21,10 +20,6 @@ from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, check_folds, index_films
 from tasks.publish import check_store, publish
 from tasks.report import show_link
-
-
-def _flow_run_name() -> str:
-    return f"crossval-{runtime.flow_run.parameters['run_id'] or runtime.flow_run.id}"
 
 
 @flow(name="folds", validate_parameters=False)
@@ -45,7 +40,7 @@ def train_folds(
         future.result()
 
 
-@flow(name="crossval", flow_run_name=_flow_run_name)
+@flow(name="crossval", flow_run_name=lambda: f"crossval-{this_run_id()}")
 def crossval(
     config: RunConfig = RunConfig(),  # noqa: B008 (frozen)
     crossval: CrossvalConfig = CrossvalConfig(),  # noqa: B008 (frozen)
@@ -54,11 +49,12 @@ def crossval(
 ) -> str:
     """Ingest, index, cache, train every fold, compare the protocols, publish; returns the id.
 
-    With ``resume`` folds that are done stay done, and one that was interrupted goes on from
-    its checkpoint.
+    With ``resume``, and when the flow run crashed and is started anew, folds that are done
+    stay done, and one that was interrupted goes on from its checkpoint.
     """
     set_up_logging()
-    run_id = run_id or new_run_id(config)
+    resume = started_again() or resume
+    run_id = this_run_id()
     check_run_id(run_id)
     settings = Settings.from_environment()
     device = resolve_device(config.training.device)
@@ -77,9 +73,10 @@ def crossval(
         index_films(run.root, config, films.root)
         check_folds(run.root, crossval)
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
-        train_folds.with_options(task_runner=runner.runner)(
-            run.root, folds, config, crossval, cache, runner.num_threads
-        )
+        with turn_at(settings.device_slot):
+            train_folds.with_options(task_runner=runner.runner)(
+                run.root, folds, config, crossval, cache, runner.num_threads
+            )
         headline = write_crossval_report(run.root, run_id, config, crossval, films.source)
         report_url = publish(settings.store, run.root, run_id, headline)
         show_link(run_id, report_url)

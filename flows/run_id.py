@@ -1,4 +1,4 @@
-"""Names of runs: file names, object keys and Prefect run names at once."""
+"""Names of runs and of models: file names, object keys and Prefect run names at once."""
 
 import re
 from datetime import UTC, datetime
@@ -6,9 +6,23 @@ from datetime import UTC, datetime
 from cxr_model.config import RunConfig
 
 
-def new_run_id(config: RunConfig) -> str:
-    """For example ``cxr3-standard-20260131-101530`` (UTC); sorts by time within a data set."""
-    kind, _, rest = config.data.source.partition(":")
-    name = kind if kind in ("phantom", "kaggle") else (rest or kind).rstrip("/").split("/")[-1]
-    name = re.sub(r"[^a-z0-9]+", "-", name.lower().removesuffix(".zip")).strip("-")[:40]
-    return f"{name or 'run'}-{config.preset}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+def data_name(source: str) -> str:
+    """For example ``cxr3`` for ``../films/cxr3``: what the model of these films is called."""
+    kind, _, rest = source.partition(":")
+    if kind == "phantom":
+        name = kind
+    elif kind == "kaggle" and rest:
+        name = rest.split("/")[1]
+    else:
+        name = (rest or kind).rstrip("/").split("/")[-1]
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().removesuffix(".zip")).strip("-")[:40] or "run"
+
+
+def new_run_id(config: RunConfig, moment: datetime | None = None, mark: str = "") -> str:
+    """For example ``cxr3-standard-20260131-101530`` (UTC); sorts by time within a data set.
+
+    ``mark`` tells runs of one second apart.
+    """
+    moment = (moment or datetime.now(UTC)).astimezone(UTC)
+    name = f"{data_name(config.data.source)}-{config.preset}-{moment:%Y%m%d-%H%M%S}"
+    return f"{name}-{mark}" if mark else name

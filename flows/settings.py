@@ -1,8 +1,10 @@
 """What the environment says: where state lies and which servers are used."""
 
 import os
+import platform
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxr_model.errors import ConfigError
@@ -31,6 +33,11 @@ class Settings:
     task_runner: str = "processes"
     """``CXR_TASK_RUNNER``: who trains a cross-validation's folds: ``processes[:N]``,
     ``threads[:N]``, ``dask[:ADDRESS]`` or ``ray[:ADDRESS]``."""
+    device_slot: str = ""
+    """``CXR_DEVICE_SLOT``: concurrency limit that a run holds while it computes; workers that
+    share a device name the same. Default: one of this machine."""
+    api_key: str | None = field(default=None, repr=False)
+    """``CXR_API_KEY``: what clients of ``cxr serve`` must send, if anything."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -50,6 +57,8 @@ class Settings:
             prefix=environ.get("CXR_S3_PREFIX", ""),
             prefect_api_url=(environ.get("PREFECT_API_URL") or "").rstrip("/") or None,
             task_runner=environ.get("CXR_TASK_RUNNER") or cls.task_runner,
+            device_slot=environ.get("CXR_DEVICE_SLOT") or _device_of_this_machine(),
+            api_key=environ.get("CXR_API_KEY") or None,
         )
 
     @property
@@ -103,8 +112,18 @@ class Settings:
         return self.home / "fetched"
 
     @property
+    def deploy_plan(self) -> Path:
+        """What 'cxr deploy' was last asked for; the local stack applies it again."""
+        return self.home / "deploy.json"
+
+    @property
     def logs_dir(self) -> Path:
         return self.home / "logs"
+
+
+def _device_of_this_machine() -> str:
+    name = re.sub(r"[^a-z0-9]+", "-", platform.node().lower()).strip("-")
+    return f"cxr-device-{name or 'local'}"
 
 
 def _port(environ: Mapping[str, str], name: str, default: int) -> int:
@@ -135,5 +154,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         # A --local run starts its own server, and each Dask worker one; on a busy machine slowly.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_CLI_PROMPT": "false",
+        # Every run tells that it lives; three beats missed and it counts as crashed.
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "DO_NOT_TRACK": "1",
     }

@@ -28,6 +28,8 @@ from flows.settings import LOOPBACK, Settings, prefect_environment
 from flows.supervisor import Supervisor, end_with_parent
 
 WORK_POOL = "cxr-local"
+FOR_A_COMMAND = "CXR_STACK_FOR_A_COMMAND"
+"""Set in the environment of a stack that a command started for its own duration."""
 
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0
@@ -64,6 +66,13 @@ def running_stack(settings: Settings) -> StackInfo | None:
     except (OSError, ValueError, TypeError):
         return None
     return info if info.is_alive() else None
+
+
+def stack_in_use(settings: Settings) -> str:
+    """Which stack the next command finds, in words for a report."""
+    if settings.prefect_api_url:
+        return "a server of the user's own"
+    return "was up" if running_stack(settings) else "started for the run"
 
 
 def run_stack(settings: Settings) -> int:
@@ -203,7 +212,7 @@ def _own_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[Stack
         log.open("wb") as output,
         subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "up"],
-            env={**os.environ, **prefect_environment(settings)},
+            env={**os.environ, **prefect_environment(settings), FOR_A_COMMAND: "1"},
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the command, which then ends the stack

@@ -1,4 +1,4 @@
-"""What every flow does first: a log that tells users' mistakes plainly, and a run folder."""
+"""What every flow does first: a plain log, a run folder, and a turn at the device."""
 
 import logging
 import shutil
@@ -8,10 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from prefect import runtime
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
 
 from cxr_model.config import RunConfig
-from cxr_model.errors import ConfigError, CxrError
+from cxr_model.errors import ConfigError, CxrError, StackError
 from cxr_model.run_folder import RunFolder, write_json
+from flows.deploy import make_limit
+from flows.run_id import new_run_id
+
+MOST_STARTS = 4
+_LEASE_S = 60.0  # after this the slot of a killed run is free again
+
+logger = logging.getLogger(__name__)
 
 
 def _without_users_traceback(record: logging.LogRecord) -> bool:
@@ -27,6 +37,45 @@ def set_up_logging() -> None:
     # Prefect forwards these (PREFECT_LOGGING_EXTRA_LOGGERS) but leaves their level.
     for name in ("cxr_model", "tasks", "flows"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+def this_run_id() -> str:
+    """The parameter ``run_id``, or one made up from when the run was due and its Prefect id.
+
+    Made up anew when a crashed run is started again, it is the same.
+    """
+    parameters, due = runtime.flow_run.parameters, runtime.flow_run.scheduled_start_time
+    given: str = parameters["run_id"]
+    return given or new_run_id(parameters["config"], due, str(runtime.flow_run.id)[-4:])
+
+
+def started_again() -> bool:
+    """Whether this flow run crashed before and goes on now.
+
+    Raises ``StackError`` when it did so too often: what crashes every time is no accident.
+    """
+    num_starts = int(runtime.flow_run.run_count or 1)
+    if num_starts > MOST_STARTS:
+        raise StackError(
+            f"the run crashed {num_starts - 1} times; see the worker's log, then go on with "
+            "--resume and its id"
+        )
+    return num_starts > 1
+
+
+@contextmanager
+def turn_at(limit: str) -> Iterator[None]:
+    """Alone under a concurrency limit of the Prefect server, for as long as the block takes."""
+    with get_client(sync_client=True) as client:
+        make_limit(client, limit)
+    logger.info("waiting for a turn at %s", limit)
+    with concurrency(
+        limit,
+        strict=True,
+        lease_duration=_LEASE_S,
+        raise_on_lease_renewal_failure=False,  # a server that restarts ends no training
+    ):
+        yield
 
 
 @contextmanager

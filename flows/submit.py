@@ -22,6 +22,7 @@ from flows.stack import WORK_POOL
 _POLL_S = 2.0
 _LATEST = 100  # so far back a late line may sort
 _PATIENCE_S = 60.0
+_RESTART_S = 90.0  # after a crash: the automation answers in 20 s or so, a busy server later
 # What Prefect says to those who look after it; the run's own lines are shown.
 _WORKERS_TALK = {"prefect.flow_runs.worker", "prefect.flow_runs.runner", "prefect.deployment"}
 _ENGINES_TALK = {"Finished in state Completed()"}
@@ -53,8 +54,7 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
                 raise
         except ObjectNotFound as error:
             raise StackError(
-                f"{api_url}: has no deployment {job.deployment}; make it with 'prefect deploy "
-                "--prefect-file deployments/prefect.yaml --all'"
+                f"{api_url}: has no deployment {job.deployment}; make it with 'cxr deploy'"
             ) from error
         except httpx.TransportError as error:
             raise StackError(
@@ -72,15 +72,24 @@ def flow_run_page(api_url: str, flow_run_id: UUID) -> str:
 def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> None:
     shown: set[UUID | None] = set()
     started, warned = time.monotonic(), False
+    crashed_at: float | None = None
     while True:
         state = client.read_flow_run(flow_run_id).state
         assert state is not None
         # Slept and read after the state: the last lines of a finished run are shown too.
         time.sleep(_POLL_S)
         _print_new_logs(client, flow_run_id, shown, console)
-        if state.is_final():
+        if state.is_crashed():
+            if crashed_at is None:
+                crashed_at = time.monotonic()
+                console.print(f"the run crashed ({state.message}); it is to be started anew")
+            if time.monotonic() - crashed_at > _RESTART_S:
+                break
+        elif state.is_final():
             break
-        if state.is_scheduled() and not warned and time.monotonic() - started > _PATIENCE_S:
+        elif state.is_running():
+            crashed_at = None
+        elif state.is_scheduled() and not warned and time.monotonic() - started > _PATIENCE_S:
             console.print(f"no worker has taken the run yet; is one listening on {WORK_POOL}?")
             warned = True
     if not state.is_completed():

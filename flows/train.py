@@ -1,79 +1,82 @@
 """The main job: from a data source to a published, explained and measured network."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from prefect import flow, runtime
 
 from cxr_model.config import RunConfig
 from cxr_model.device import check_devices
-from cxr_model.run_folder import RunFolder
-from flows.run_id import new_run_id
+from cxr_model.run_folder import RunFolder, write_json
+from flows.run_id import data_name
 from flows.settings import Settings
-from flows.start import set_up_logging, started_run
+from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
+from tasks.dataset_state import look_at_source, remember_trained
 from tasks.evaluate import evaluate_holdout, explain_holdout
 from tasks.ingest import ingest
 from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, index_films, split_films
-from tasks.publish import check_store, find_checkpoint, forget_checkpoints, publish
+from tasks.promotion import consider_promotion
+from tasks.publish import check_store, find_checkpoint, forget_checkpoints, is_published, publish
+from tasks.registry import check_model_name
 from tasks.report import show_figures, show_report, write_report
+from tasks.stage_clock import StageClock
 from tasks.train import train_network
 
 
-@dataclass
-class StageClock:
-    """Wall-clock seconds of each stage, Prefect's share included."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - started
-
-
-def _flow_run_name() -> str:
-    return f"train-{runtime.flow_run.parameters['run_id'] or runtime.flow_run.id}"
-
-
-@flow(name="train", flow_run_name=_flow_run_name)
+@flow(name="train", flow_run_name=lambda: f"train-{this_run_id()}")
 def train(
     config: RunConfig = RunConfig(),  # noqa: B008 (frozen)
     run_id: str = "",
     resume: bool = False,
+    model: str = "",
 ) -> str:
-    """Ingest, index, split, cache, train, evaluate, explain, report, publish; returns the run's id.
+    """Ingest, index, split, cache, train, evaluate, explain, report, publish, compete.
 
     With ``resume`` the training goes on from the newest checkpoint of ``run_id``; what comes
-    before it is done again, quickly, from what is kept on disk.
+    before it is done again, quickly, from what is kept on disk. So it does by itself when the
+    flow run crashed and is started anew. At the end the run competes for the place of
+    champion of ``model`` (default: named after the data). Returns the run's id.
     Raises a ``CxrError`` for whatever the user can mend; nothing is published then.
     """
+    clock = StageClock()
     set_up_logging()
-    run_id = run_id or new_run_id(config)
+    restarted = started_again()
+    run_id = this_run_id()
+    model = model or data_name(config.data.source)
     check_run_id(run_id)
+    check_model_name(model)
     settings = Settings.from_environment()
     # Asked first: hours of training are not to end at a closed door.
     check_devices(config.training.device, config.training.num_devices)
-    check_store(settings.store, run_id)
-    kept = (".checkpoints",) if resume else ()
-    with started_run(settings.runs_dir / run_id, config, keep=kept) as run:
-        _work_through(run, config, run_id, settings, resume=resume)
+    root = settings.runs_dir / run_id
+    if not (restarted and is_published(settings.store, run_id)):
+        check_store(settings.store, run_id)
+        kept = (".checkpoints",) if resume or restarted else ()
+        with started_run(root, config, keep=kept) as run:
+            _work_through(run, config, run_id, settings, clock, resume=resume or restarted)
+    with clock("promote"):
+        consider_promotion(settings.store, root, model, run_id)
+    timing = {"began": clock.began, "ended": time.time(), "stages": clock.rows()}
+    write_json(RunFolder(root).timing, timing)
     return run_id
 
 
 def _work_through(
-    run: RunFolder, config: RunConfig, run_id: str, settings: Settings, *, resume: bool
+    run: RunFolder,
+    config: RunConfig,
+    run_id: str,
+    settings: Settings,
+    clock: StageClock,
+    *,
+    resume: bool,
 ) -> None:
-    clock = StageClock()
     if resume:
         find_checkpoint(settings.store, run.root, run_id)
     else:
         forget_checkpoints(settings.store, run_id)
     on_worker = runtime.deployment.id is not None
     with clock("ingest"):
+        state = look_at_source(config, settings.store)  # before: what comes later is news
         films = ingest(config, settings.data_dir, settings.store)
     with clock("index"):
         index_films(run.root, config, films.root)
@@ -81,25 +84,29 @@ def _work_through(
         split_films(run.root, config)
     with clock("cache"):
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
-    with clock("train"):
-        training = train_network(
-            run.root, run_id, config, cache, settings.store if on_worker else None
+    with turn_at(settings.device_slot):
+        with clock("train"):
+            training = train_network(
+                run.root, run_id, config, cache, settings.store if on_worker else None
+            )
+        with clock("evaluate"):
+            holdout = evaluate_holdout(run.root, config, cache)
+        with clock("explain"):
+            explanations = explain_holdout(run.root, config, cache, films.root)
+    with clock("report"):
+        headline = write_report(
+            run.root,
+            run_id,
+            config,
+            source=films.source,
+            provenance=films.provenance,
+            training=training,
+            holdout=holdout,
+            explanations=explanations,
+            stage_seconds=clock.seconds,
         )
-    with clock("evaluate"):
-        holdout = evaluate_holdout(run.root, config, cache)
-    with clock("explain"):
-        explanations = explain_holdout(run.root, config, cache, films.root)
-    headline = write_report(
-        run.root,
-        run_id,
-        config,
-        source=films.source,
-        provenance=films.provenance,
-        training=training,
-        holdout=holdout,
-        explanations=explanations,
-        stage_seconds=clock.seconds,
-    )
-    show_figures(run.root, run_id, holdout)
-    report_url = publish(settings.store, run.root, run_id, headline)
-    show_report(run_id, holdout, report_url)
+        show_figures(run.root, run_id, holdout)
+    with clock("publish"):
+        report_url = publish(settings.store, run.root, run_id, headline)
+    show_report(run_id, holdout, report_url, clock.rows())
+    remember_trained(settings.store, data_name(config.data.source), state)

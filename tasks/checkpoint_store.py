@@ -5,25 +5,51 @@ and, written after it, ``latest.json`` with the state's name and SHA-256.
 """
 
 import json
+import os
+from dataclasses import dataclass
+from hashlib import file_digest
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from cxr_model.errors import StorageError
-from cxr_model.run_folder import RunFolder, sha256_file
+from cxr_model.run_folder import RunFolder
 from tasks.storage import ObjectStore
 from tasks.storage_errors import MissingObjectError
 
 
-def put_checkpoint(store: ObjectStore, run: RunFolder, run_id: str, path: Path) -> None:
-    """Copy ``path``, a checkpoint of ``run``, and drop the one it follows."""
-    digest = sha256_file(path)
-    store.write_bytes(_key(run_id, "config.json"), run.config.read_bytes())
-    store.upload_file(path, _key(run_id, path.name), sha256=digest)
-    latest = {"name": path.name, "size": path.stat().st_size, "sha256": digest}
-    store.write_bytes(_key(run_id, "latest.json"), json.dumps(latest).encode())
-    for entry in store.list_objects(_key(run_id)):
-        if entry.key.endswith(".pt") and entry.key != _key(run_id, path.name):
-            store.delete(entry.key)
+@dataclass
+class CheckpointWriter:
+    """Copies checkpoints of one run in progress to ``store``, one at a time."""
+
+    store: ObjectStore
+    run: RunFolder
+    run_id: str
+    _states: set[str] | None = None
+    """Keys of the states in the bucket, as far as is known; None: not asked yet."""
+
+    def put(self, file: BufferedReader, name: str) -> None:
+        """Copy an open checkpoint whose name is ``name``, then drop those it follows.
+
+        Raises ``StorageError``; the copy before it is whole and in place then.
+        """
+        if self._states is None:
+            self.store.write_bytes(self._key("config.json"), self.run.config.read_bytes())
+            entries = self.store.list_objects(self._key())
+            self._states = {entry.key for entry in entries if entry.key.endswith(".pt")}
+        size, digest = os.fstat(file.fileno()).st_size, file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        key = self._key(name)
+        self._states.add(key)
+        self.store.upload(file, key, sha256=digest)
+        latest = {"name": name, "size": size, "sha256": digest}
+        self.store.write_bytes(self._key("latest.json"), json.dumps(latest).encode())
+        for other in sorted(self._states - {key}):
+            self.store.delete(other)
+            self._states.remove(other)
+
+    def _key(self, name: str = "") -> str:
+        return _key(self.run_id, name)
 
 
 def fetch_checkpoint(store: ObjectStore, run: RunFolder, run_id: str) -> bool:

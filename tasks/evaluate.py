@@ -1,5 +1,6 @@
 """Prefect tasks that measure and explain; the work is `cxr_model.stages` and `gallery`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,25 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
+from cxr_model.external import evaluate_elsewhere
 from cxr_model.gallery import explain
 from cxr_model.metrics import format_estimate
-from cxr_model.run_folder import RunFolder
+from cxr_model.run_folder import RunFolder, read_json
 from cxr_model.stages import evaluate
+from cxr_model.summary import headline
 from tasks.progress import tell_films
+from tasks.registry import fetch_version, find_version
+from tasks.retries import on_transient_io
+from tasks.stage_clock import working
+from tasks.storage import ObjectStore
+from tasks.storage_location import StoreLocation
 
 
 @task(cache_policy=NO_CACHE)
 def evaluate_holdout(run_root: Path, config: RunConfig, cache_folder: Path) -> dict[str, Any]:
     """Predict validation and holdout; returns the holdout's figures."""
-    holdout = evaluate(RunFolder(run_root), config, FilmCache.open(cache_folder))
+    with working():
+        holdout = evaluate(RunFolder(run_root), config, FilmCache.open(cache_folder))
     get_run_logger().info(
         "holdout of %d films: accuracy %s, balanced accuracy %s",
         holdout["n"],
@@ -34,8 +43,55 @@ def explain_holdout(
 ) -> dict[str, Any]:
     """Write heat maps of chosen holdout films; returns the figures on them."""
     cache = FilmCache.open(cache_folder)
-    tell = tell_films("explaining", "films explained")
-    figures = explain(RunFolder(run_root), config, cache, root, tell)
+    with tell_films("explaining", "films explained") as tell, working():
+        figures = explain(RunFolder(run_root), config, cache, root, tell)
     for name, estimate in figures.items():
         get_run_logger().info("%s: %s", name, format_estimate(estimate))
     return figures
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    root: Path
+    """Folder of its files."""
+    settings: dict[str, Any]
+    """Those of its run."""
+
+
+@task(
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def fetch_registered(
+    location: StoreLocation, model: str, version: str, folder: Path
+) -> RegisteredModel:
+    """A version of the registry below ``folder``; the champion, and the only model, by default."""
+    with ObjectStore(location) as store:
+        found = find_version(store, model, version)
+        run = fetch_version(store, found.model, found.run_id, folder / "models")
+    get_run_logger().info("model %s, version %s", found.model, found.run_id)
+    return RegisteredModel(run.root, read_json(run.config))
+
+
+@task(cache_policy=NO_CACHE)
+def evaluate_on(
+    run_root: Path, run_id: str, model_root: Path, config: RunConfig, cache: Path, *, source: str
+) -> dict[str, Any]:
+    """Measure the model on the run's films; returns the headline for lists of runs."""
+    metrics = evaluate_elsewhere(
+        RunFolder(run_root),
+        run_id,
+        RunFolder(model_root),
+        config,
+        FilmCache.open(cache),
+        source=source,
+    )
+    get_run_logger().info(
+        "%d films, %d left out as known: balanced accuracy %s",
+        metrics["holdout"]["n"],
+        metrics["data"]["num_left_out"],
+        format_estimate(metrics["holdout"]["balanced_accuracy"]),
+    )
+    return headline(metrics)

@@ -20,6 +20,7 @@ from tasks.bucket_source import download_prefix
 from tasks.kaggle_source import KaggleSource, download_dataset
 from tasks.retries import on_transient_io
 from tasks.sources import BucketSource, FolderSource, PhantomSource, ZipSource, parse_source
+from tasks.stage_clock import working
 from tasks.storage_location import StoreLocation
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def ingest(config: RunConfig, data_dir: Path, store: StoreLocation) -> IngestedD
         provenance = {"kind": "folder", "name": source.path.name}
         return IngestedData(source.path, source.path.name, provenance)
     data_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(data_dir / "ingest.lock"):  # two runs may want the same films at once
+    with FileLock(data_dir / "ingest.lock"), working():  # two runs may want the same films at once
         match source:
             case PhantomSource():
                 return _draw_phantoms(source.config(config.phantom), data_dir / "phantom")

@@ -116,6 +116,12 @@ def download_dataset(
             time.sleep(error.wait_s)
 
 
+def newest_version(source: KaggleSource) -> int:
+    """The number of the data set's current version. Raises ``SourceError``."""
+    with _connect(source) as connection:
+        return int(connection.describe(source).current_version_number)
+
+
 def _folder(source: KaggleSource, downloads: Path) -> Path:
     return downloads / source.owner / source.slug / str(source.version)
 

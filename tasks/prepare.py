@@ -16,16 +16,16 @@ from cxr_model.index import build_index, patient_summary, read_index, unreadable
 from cxr_model.run_folder import RunFolder
 from cxr_model.splits import assign_splits, check_disjoint, write_splits
 from tasks.progress import tell_films
+from tasks.stage_clock import working
 
 
 @task(cache_policy=NO_CACHE)
 def index_films(run_root: Path, config: RunConfig, root: Path) -> None:
     """One row a film, in the run's ``data/index.csv``."""
     logger = get_run_logger()
-    index = build_index(
-        root, config.data, config.labels, progress=tell_films("indexing", "films indexed")
-    )
-    write_index(index, RunFolder(run_root).index)
+    with tell_films("indexing", "films indexed") as tell, working():
+        index = build_index(root, config.data, config.labels, progress=tell)
+        write_index(index, RunFolder(run_root).index)
     for film in unreadable_films(index):
         logger.warning("set aside, cannot be decoded: %s (%s)", film["path"], film["error"])
     patients = patient_summary(index)
@@ -41,9 +41,10 @@ def index_films(run_root: Path, config: RunConfig, root: Path) -> None:
 def split_films(run_root: Path, config: RunConfig) -> None:
     """Training, validation and holdout, no group in two; checked before anything is trained."""
     run = RunFolder(run_root)
-    splits = assign_splits(read_index(run.index), config.split)
-    check_disjoint(splits)
-    write_splits(splits, run.splits)
+    with working():
+        splits = assign_splits(read_index(run.index), config.split)
+        check_disjoint(splits)
+        write_splits(splits, run.splits)
     counts = splits["split"].value_counts()
     get_run_logger().info(
         "%d train, %d validation, %d holdout, in %d groups",
@@ -71,14 +72,15 @@ def check_folds(run_root: Path, crossval: CrossvalConfig) -> None:
 @task(cache_policy=NO_CACHE, task_run_name="cache-{config.data.size_px}px")
 def build_image_cache(run_root: Path, config: RunConfig, root: Path, cache_dir: Path) -> Path:
     """Decode each film once at the working size; returns the cache's folder."""
-    report = build_cache(
-        root,
-        read_index(RunFolder(run_root).index),
-        cache_dir,
-        size_px=config.data.size_px,
-        color=config.data.color,
-        progress=tell_films("decoding", "films in the cache"),
-    )
+    with tell_films("decoding", "films in the cache") as tell, working():
+        report = build_cache(
+            root,
+            read_index(RunFolder(run_root).index),
+            cache_dir,
+            size_px=config.data.size_px,
+            color=config.data.color,
+            progress=tell,
+        )
     get_run_logger().info(
         "cache %s: %d films decoded, %d reused",
         report.folder.name,

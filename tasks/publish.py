@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from cxr_model.run_folder import RunFolder
 from tasks.checkpoint_store import drop_checkpoints, fetch_checkpoint
 from tasks.retries import on_transient_io
-from tasks.run_store import publish_run, report_url, require_unpublished
+from tasks.run_store import has_manifest, publish_run, report_url, require_unpublished
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
@@ -26,6 +26,18 @@ def check_store(location: StoreLocation, run_id: str) -> None:
     with ObjectStore(location) as store:
         store.check()
         require_unpublished(store, run_id)
+
+
+@task(
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def is_published(location: StoreLocation, run_id: str) -> bool:
+    """Whether the run's manifest stands in the bucket."""
+    with ObjectStore(location) as store:
+        return has_manifest(store, run_id)
 
 
 @task(

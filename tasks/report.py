@@ -19,6 +19,7 @@ from cxr_model.report import build_report
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import TrainSummary
 from cxr_model.summary import headline, write_metrics
+from tasks.stage_clock import working
 
 SHOWN_FIGURES = {
     "loss.svg": "svg+xml",
@@ -43,18 +44,19 @@ def write_report(
 ) -> dict[str, Any]:
     """Write ``metrics.json`` and ``report.html``; returns the headline of the run."""
     run = RunFolder(run_root)
-    metrics = write_metrics(
-        run,
-        run_id,
-        config,
-        source=source,
-        provenance=provenance,
-        training=training,
-        holdout=holdout,
-        explanations=explanations,
-        stage_seconds=stage_seconds,
-    )
-    build_report(run)
+    with working():
+        metrics = write_metrics(
+            run,
+            run_id,
+            config,
+            source=source,
+            provenance=provenance,
+            training=training,
+            holdout=holdout,
+            explanations=explanations,
+            stage_seconds=stage_seconds,
+        )
+        build_report(run)
     return headline(metrics)
 
 
@@ -69,10 +71,16 @@ def show_figures(run_root: Path, run_id: str, holdout: dict[str, Any]) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def show_report(run_id: str, holdout: dict[str, Any], report_url: str) -> None:
-    """The summary, and the published report's address."""
+def show_report(
+    run_id: str,
+    holdout: dict[str, Any],
+    report_url: str,
+    stages: list[dict[str, str | float]],
+) -> None:
+    """The summary, the published report's address, and what each stage took."""
     show_link.fn(run_id, report_url)
     create_markdown_artifact(_summary(run_id, holdout, report_url), key="summary")
+    create_table_artifact(stages, key="stages", description=f"Seconds of {run_id}")
 
 
 @task(cache_policy=NO_CACHE)
@@ -84,6 +92,11 @@ def show_link(run_id: str, report_url: str) -> None:
         key="report",
         description=f"Valid for a day; later: cxr report {run_id} --open",
     )
+
+
+def show_table(key: str, rows: list[dict[str, Any]]) -> None:
+    """A table artifact under ``key``."""
+    create_table_artifact(rows, key=key)
 
 
 def _summary(run_id: str, holdout: dict[str, Any], report_url: str) -> str:

@@ -55,8 +55,22 @@ def publish_run(
 def require_unpublished(store: ObjectStore, run_id: str) -> None:
     """Raise ``StorageError`` if a run of this id is published."""
     check_run_id(run_id)
-    if store.exists(_key(run_id, _MANIFEST)):
+    if has_manifest(store, run_id):
         raise _taken(store, run_id)
+
+
+def has_manifest(store: ObjectStore, run_id: str) -> bool:
+    """Whether a run of this id is published."""
+    return store.exists(_key(run_id, _MANIFEST))
+
+
+def remove_run(store: ObjectStore, run_id: str) -> None:
+    """Remove a published run, its manifest first: from then on it does not exist for readers."""
+    check_run_id(run_id)
+    store.delete(_key(run_id, _MANIFEST))
+    for stored in store.list_objects(_key(run_id)):
+        store.delete(stored.key)
+    _write_index(store)
 
 
 def list_runs(store: ObjectStore) -> list[Manifest]:

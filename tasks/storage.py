@@ -1,8 +1,9 @@
 """Objects in a bucket, of AWS or any S3-compatible server.
 
 Servers differ: some ignore conditional writes, lose metadata and content types, and let an
-object's tags overwrite its bytes. So this module asks for nothing but put, get, list and
-delete, and verifies every write by reading the object back. boto3 is known to this module
+object's tags overwrite its bytes. So this module relies on nothing but put, get, list and
+delete, finds out whether a server refuses to overwrite before that is relied on, and verifies
+every write by reading the object back. boto3 is known to this module
 and to its ``storage_location`` and ``storage_errors``, and to no other.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, TypeVar
 
@@ -19,6 +21,7 @@ from cxr_model.errors import StorageError
 from cxr_model.run_folder import atomic_path, sha256_file
 from tasks.storage_errors import (
     ChangedObjectError,
+    ExistingObjectError,
     MissingObjectError,
     disk_told_in_one_line,
     told_in_one_line,
@@ -49,6 +52,8 @@ class StoredObject:
     key: str
     size: int
     etag: str
+    modified: float
+    """Seconds since the epoch."""
 
 
 class ObjectStore:
@@ -81,15 +86,45 @@ class ObjectStore:
 
     def upload_file(self, path: Path, key: str, *, sha256: str | None = None) -> None:
         """Store a file of at most 5 GB and read it back; ``sha256``: the digest it must have."""
-        with self._told(key), path.open("rb") as file:
-            self._put(key, file)
-        self._require(sha256 or sha256_file(path), self.sha256(key), key)
+        with path.open("rb") as file:
+            self.upload(file, key, sha256=sha256 or sha256_file(path))
 
-    def write_bytes(self, key: str, data: bytes) -> None:
-        """Store ``data`` and read it back."""
+    def upload(self, file: BufferedReader, key: str, *, sha256: str) -> None:
+        """`upload_file` for a file that is open already, and may have no name by now."""
+        with self._told(key):
+            self._put(key, file)
+        self._require(sha256, self.sha256(key), key)
+
+    def write_bytes(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
+        """Store ``data`` and read it back; ``sha256``: the digest it must have."""
         with self._told(key):
             self._put(key, data)
+        self._require(sha256 or hashlib.sha256(data).hexdigest(), self.sha256(key), key)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Likewise where no object is yet; raises ``ExistingObjectError`` where one is.
+
+        Of several who create one key at once a single one succeeds if `refuses_overwrite`;
+        elsewhere the caller sees to it that there is one.
+        """
+        if self.exists(key):
+            raise ExistingObjectError(f"{self.location.uri(key)}: exists; read it again")
+        with self._told(key):
+            self._put(key, data, IfNoneMatch="*")
         self._require(hashlib.sha256(data).hexdigest(), self.sha256(key), key)
+
+    def refuses_overwrite(self) -> bool:
+        """Whether the server knows ``If-None-Match``: tried, as some take it and overwrite."""
+        key = f".cxr-probe-{uuid.uuid4().hex}"
+        try:
+            for _ in range(2):
+                with self._told(key):
+                    self._put(key, b"probe", IfNoneMatch="*")
+        except ExistingObjectError:
+            return True
+        finally:
+            self.delete(key)
+        return False
 
     def download_file(
         self, key: str, path: Path, *, sha256: str | None = None, size: int | None = None
@@ -134,6 +169,7 @@ class ObjectStore:
                 key=entry["Key"].removeprefix(self.location.root),
                 size=entry["Size"],
                 etag=entry["ETag"].strip('"'),
+                modified=entry["LastModified"].timestamp(),
             )
             for page in self._pages(prefix)
             for entry in page.get("Contents", [])
@@ -164,9 +200,9 @@ class ObjectStore:
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.location.bucket, "Key": self.location.root + key}
 
-    def _put(self, key: str, body: object) -> None:
+    def _put(self, key: str, body: object, **conditions: str) -> None:
         content_type = _CONTENT_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
-        self._client.put_object(**self._at(key), Body=body, ContentType=content_type)
+        self._client.put_object(**self._at(key), Body=body, ContentType=content_type, **conditions)
 
     def _chunks(self, key: str) -> Iterator[bytes]:
         with self._told(key), closing(self._client.get_object(**self._at(key))["Body"]) as body:

@@ -26,6 +26,7 @@ _NO_CREDENTIALS = (
     PartialCredentialsError,
     ProfileNotFound,
 )
+_EXISTS = {"ConditionalRequestConflict", "PreconditionFailed"}
 _BUSY = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"}
 _BUSY_STATUS = {429, 500, 502, 503, 504}
 
@@ -58,6 +59,10 @@ class TransientStorageError(StorageError):
 
 class MissingObjectError(StorageError):
     """A key that holds no object."""
+
+
+class ExistingObjectError(StorageError):
+    """A key that holds an object already, where none was to be overwritten."""
 
 
 class ChangedObjectError(StorageError):
@@ -107,6 +112,8 @@ def _from_answer(error: ClientError, subject: str, credentials: str) -> StorageE
     # The answer to HEAD has no body, hence no code but its status.
     if code == "NoSuchKey" or (code == "404" and error.operation_name == "HeadObject"):
         return MissingObjectError(f"{subject}: no such object; check the name")
+    if code in _EXISTS:
+        return ExistingObjectError(f"{subject}: exists; read it again")
     if code in _BUSY or status in _BUSY_STATUS:
         return TransientStorageError(
             f"{subject}: the server answers {code}; try again later, or check CXR_S3_ENDPOINT_URL"

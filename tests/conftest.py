@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sysconfig
@@ -21,6 +22,10 @@ from cxr_model.network import build_network, network_arguments, num_parameters
 from cxr_model.run_folder import RunFolder
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -113,6 +118,25 @@ def either_store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     server: S3Server = request.getfixturevalue(request.param)
     with ObjectStore(server.location(f"{secrets.token_hex(4)}/chest films ü")) as store:
         yield store
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; a test without it is skipped."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update",
+                "--disable-sync",
+            ],
+        )  # fmt: skip
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

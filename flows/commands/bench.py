@@ -15,6 +15,7 @@ BENCHMARKS = {
     "cache": "decoding films per second",
     "growth": "seconds and memory for multiples of the films",
     "explain": "explanations per second",
+    "serve": "latency and films per second of 'cxr serve'",
     "start": "a run of 'cxr train': time to the first step, share of the orchestration",
 }
 HELP = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()) + "."
@@ -44,12 +45,15 @@ def bench(
     if what == "start":
         from benchmarks.orchestration import measure_orchestration
         from flows.run_id import new_run_id
+        from flows.stack import stack_in_use
 
         arguments = ["--data", run_config.data.source, "--preset", preset]
         arguments += [part for text in settings_ or () for part in ("--set", text)]
-        runs_dir = Settings.from_environment().runs_dir
+        settings = Settings.from_environment()
         run_id = run_id or new_run_id(run_config)
-        found = {"benchmark": what, **measure_orchestration(arguments, runs_dir, run_id)}
+        found = {"benchmark": what} | measure_orchestration(
+            arguments, settings.runs_dir, run_id, stack=stack_in_use(settings)
+        )
     else:
         found = run_benchmark(
             what, run_config, rounds=rounds, steps=steps, times=times or (1, 2, 4, 8)

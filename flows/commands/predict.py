@@ -35,7 +35,7 @@ def predict(
         ),
     ],
     model: Annotated[
-        str, typer.Option(metavar="RUN", help="Whose network answers: a run's id, or 'latest'.")
+        str, typer.Option(help="champion or MODEL/champion of the registry, a run's id, or latest.")
     ] = "latest",
     to: Annotated[
         Path | None,

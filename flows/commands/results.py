@@ -121,10 +121,9 @@ def export(
 
 
 def fetch_model(name: str) -> RunFolder:
-    """Fetch the network that ``name`` stands for: a run's id, or ``latest``."""
-    from tasks.run_store import fetch_run
+    """Fetch the network of a run, the newest one's or a champion's."""
+    from tasks.named_model import find_model
 
     settings = Settings.from_environment()
-    keys = ["model/model.safetensors", "model/model.json"]
     with open_store(settings) as store:
-        return RunFolder(fetch_run(store, name, settings.fetched_dir, keys))
+        return find_model(store, name, settings.fetched_dir).fetch()

@@ -14,10 +14,11 @@ from benchmarks.crossval_bare import crossvalidate
 from benchmarks.epochs_speed import measure_epochs
 from benchmarks.explain_speed import measure_explanations
 from benchmarks.growth import measure_growth
-from benchmarks.orchestration import measure_orchestration
+from benchmarks.orchestration import by_stage, measure_orchestration
 from benchmarks.plots import growth_curves, training_rates
 from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
+from benchmarks.serve_speed import measure_serving
 from benchmarks.time_to_accuracy import measure_time_to_accuracy
 from benchmarks.train_speed import measure_training
 from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig
@@ -28,6 +29,9 @@ from cxr_model.folds import CrossvalConfig
 from cxr_model.network import build_network, network_arguments
 from cxr_model.presets import smoke
 from cxr_model.run_folder import read_json, write_json
+from cxr_model.serving import LoadedModel
+from tests.flows.http_service import Shelf, client_of, wait_for_model
+from tests.tiny_model import film_bytes
 
 CONFIG = replace(
     smoke(),
@@ -79,6 +83,25 @@ def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
     found = measure_explanations(network, torch.randn(2, 1, 64, 64), CONFIG.explain, rounds=1)
     assert found["windows_per_film"] == 9
     assert found["ratios"]["occlusion_of_forward"] > 0
+
+
+def test_the_service_is_put_beside_the_forward_pass(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    found = shelf.put(0)
+    model = LoadedModel.load(found.fetch(), found.digest, torch.device("cpu"))
+    with client_of(shelf) as client:
+        wait_for_model(client)
+        films = [film_bytes(number) for number in range(4)]
+        measured = measure_serving(str(client.base_url), films, model, rounds=1)
+    rates, ratios = measured["films_per_s"], measured["ratios"]
+    assert ratios["most_clients_of_forward"] == pytest.approx(
+        rates["served, 16 clients"] / rates["forward, batch 16"], abs=0.002
+    )
+    for row, clients in zip(measured["rows"], (1, 4, 16), strict=True):
+        assert row["clients"] == clients
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert 1 <= row["films_per_pass"] <= min(clients, 16)
+    assert json.loads(json.dumps(measured)) == measured
 
 
 def test_a_whole_training_is_timed_and_validated(films: Prepared) -> None:
@@ -174,4 +197,28 @@ def _finished_run(root: Path, model: str, share_right: float) -> Path:
 def test_a_run_that_has_a_folder_is_not_measured_again(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     with pytest.raises(ConfigError, match="is there already; use another"):
-        measure_orchestration(["--data", "phantom:15"], tmp_path, "old")
+        measure_orchestration(["--data", "phantom:15"], tmp_path, "old", stack="was up")
+
+
+def test_each_stage_has_its_work_and_the_sum_is_the_wall_time() -> None:
+    timing = {
+        "began": 1045.0,
+        "ended": 1491.0,
+        "stages": [
+            {"stage": "index", "work_s": 2.2, "orchestration_s": 0.3},
+            {"stage": "train", "work_s": 400.0, "orchestration_s": 30.0},
+        ],
+    }
+    found = by_stage(timing, began=1000.0, ended=1498.0)
+    rows = {row["stage"]: (row["work_s"], row["orchestration_s"]) for row in found["rows"]}
+    assert rows == {
+        "command, stack, worker and flow come up": (0, 45),
+        "index": (2.2, 0.3),
+        "train": (400, 30),
+        "between the stages": (0, 13.5),
+        "flow, worker, stack and command end": (0, 7),
+        "sum": (402.2, 95.8),
+    }
+    assert found["seconds"] == {"wall": 498, "orchestration": 95.8, "goal": 24.9}
+    assert found["ratios"]["orchestration_share"] == pytest.approx(95.8 / 498, abs=1e-4)
+    assert by_stage(timing, began=1000, ended=1300)["seconds"]["goal"] == 20

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,6 @@ from cxr_model.report import GALLERY_FILMS, LISTED_FILES, build_report
 from cxr_model.run_folder import RunFolder
 
 HOSTILE = "<script>alert('x')</script>"
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 
 
 def make_run(
@@ -297,24 +292,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                "--disable-background-networking", "--disable-component-update",
-                "--disable-sync",
-            ],
-        )  # fmt: skip
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("width", [360, 1280])

@@ -1,9 +1,37 @@
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-from shell import Shell, shell_in
+from shell import Shell, is_up, shell_in, wait_until
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return shell_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """``cxr up`` in the background, ended by ``cxr down``."""
+    shell = shell_in(tmp_path_factory.mktemp("stack"))
+    log = shell.folder / "up.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "up"],
+            cwd=shell.folder,
+            env=shell.environment,
+            stdout=output,
+            stderr=output,
+        ) as process,
+    ):
+        wait_until(lambda: is_up(shell.settings) or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield shell
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert "has ended" in shell.ok("down")
+        assert process.wait(timeout=30) == 0
+        assert psutil.wait_procs(children, timeout=10)[1] == []

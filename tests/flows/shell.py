@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from flows.embedded_store import free_port
 from flows.settings import Settings
+from flows.stack import is_ready, running_stack
 
 QUICK = [
     *("--preset", "smoke", "--set", "data.size_px=64", "--set", "training.epochs=2"),
@@ -53,6 +58,26 @@ class Shell:
         assert "Traceback" not in done.stdout + done.stderr
         (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
         return line
+
+    def kill_flow_runs(self) -> None:
+        """SIGKILL every flow process of the running stack."""
+        info = running_stack(self.settings)
+        assert info is not None
+        for process in psutil.Process(info.pid).children(recursive=True):
+            if "prefect.engine" in " ".join(process.cmdline()):
+                process.kill()
+
+
+def is_up(settings: Settings) -> bool:
+    info = running_stack(settings)
+    return info is not None and is_ready(info)
+
+
+def wait_until(done: Callable[[], object], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def shell_in(folder: Path) -> Shell:

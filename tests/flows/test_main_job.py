@@ -5,58 +5,24 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pandas as pd
-import psutil
 import pytest
-from shell import QUICK, Shell, shell_in
+from shell import QUICK, Shell, wait_until
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from flows.settings import Settings
-from flows.stack import is_ready, running_stack
+from flows.stack import running_stack
 
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """``cxr up`` in the background, ended by ``cxr down``."""
-    shell = shell_in(tmp_path_factory.mktemp("stack"))
-    log = shell.folder / "up.log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "up"],
-            cwd=shell.folder,
-            env=shell.environment,
-            stdout=output,
-            stderr=output,
-        ) as process,
-    ):
-        _wait(lambda: _is_up(shell.settings) or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
-        yield shell
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert "has ended" in shell.ok("down")
-        assert process.wait(timeout=30) == 0
-        assert psutil.wait_procs(children, timeout=10)[1] == []
-
-
-def _is_up(settings: Settings) -> bool:
-    info = running_stack(settings)
-    return info is not None and is_ready(info)
-
-
-def _wait(done: Callable[[], bool], timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+COMMAND = [sys.executable, "-m", "flows.cli", "train"]
 
 
 @pytest.fixture(scope="module")
@@ -119,49 +85,67 @@ def test_prefect_shows_the_run_with_its_tasks_and_artifacts(stack: Shell, publis
     assert kinds["holdout"] == "table"
     assert kinds["confusion-matrix"] == "image"
     assert kinds["training"] == "progress"
+    assert kinds["stages"] == "table"
     assert "report" in kinds
     assert len(tasks) == 13
+    live = {artifact["key"]: artifact["data"] for artifact in artifacts}
+    assert live["training"] == 100
+    assert "| epoch | 2 of 2 |" in live["training-progress"]
+    assert "| time left | 0:00 |" in live["training-progress"]
 
 
-def test_a_killed_run_reuses_films_and_cache_and_ends_with_the_same_weights(
-    stack: Shell, published: Path
-) -> None:
-    command = [sys.executable, "-m", "flows.cli", "train", "--data", "phantom:45"]
-    run = stack.settings.runs_dir / "broken-off"
-    bucket = stack.settings.store_dir / "data" / "cxr"
+@contextmanager
+def training_begun(stack: Shell, run_id: str) -> Iterator["subprocess.Popen[str]"]:
+    """``cxr train`` on a worker, with its first checkpoint in the bucket."""
     with subprocess.Popen(
-        [*command, "--run-id", "broken-off", *QUICK],
+        [*COMMAND, "--data", "phantom:45", "--run-id", run_id, *QUICK],
         cwd=stack.folder,
         env=stack.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
-        _wait((bucket / "checkpoints/broken-off/latest.json").exists)
-        for engine in psutil.Process(stack_pid(stack)).children(recursive=True):
-            if "prefect.engine" in " ".join(engine.cmdline()):
-                engine.kill()
-        assert process.wait(timeout=60) == 1
-    shutil.rmtree(run)  # as on another machine
-    told = stack.ok("train", "--resume", "broken-off")
+        wait_until((bucket_of(stack) / f"checkpoints/{run_id}/latest.json").exists)
+        yield process
+
+
+def bucket_of(stack: Shell) -> Path:
+    return stack.settings.store_dir / "data" / "cxr"
+
+
+def weights_of(stack: Shell, run_id: str) -> bytes:
+    return (bucket_of(stack) / f"runs/{run_id}/model/model.safetensors").read_bytes()
+
+
+def test_a_killed_run_starts_anew_by_itself_and_ends_with_the_same_weights(
+    stack: Shell, published: Path
+) -> None:
+    with training_begun(stack, "broken-off") as process:
+        stack.kill_flow_runs()
+        shutil.rmtree(stack.settings.runs_dir / "broken-off")  # as on another machine
+        told, _ = process.communicate(timeout=150)
+        assert process.returncode == 0, told
+    assert "it is to be started anew" in told
     assert "phantom:45: reused" in told
     assert "0 films decoded, 45 reused" in told
     assert "resuming from step-" in told
     assert "resuming after epoch" in told
-    weights = [
-        (bucket / f"runs/{name}/model/model.safetensors").read_bytes()
-        for name in ("first", "broken-off")
-    ]
-    assert weights[0] == weights[1]
-    assert not list((bucket / "checkpoints").rglob("*.pt"))
+    assert weights_of(stack, "broken-off") == weights_of(stack, published.name)
+    board = EventAccumulator(str(bucket_of(stack) / "runs/broken-off/tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("train_loss")] == [1, 2]
+    assert not list((bucket_of(stack) / "checkpoints").rglob("*.pt"))
     runs = json.loads(stack.ok("runs", "--json"))
     assert [run["run_id"] for run in runs] == ["broken-off", "first"]
-    assert published.name == "first"
 
 
-def stack_pid(stack: Shell) -> int:
-    info = running_stack(stack.settings)
-    assert info is not None
-    return info.pid
+def test_a_cancelled_run_goes_on_when_asked_to(stack: Shell, published: Path) -> None:
+    with training_begun(stack, "stopped") as process:
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=60)
+        assert "cancelling the flow run" in told
+    told = stack.ok("train", "--resume", "stopped")
+    assert "resuming from step-" in told
+    assert weights_of(stack, "stopped") == weights_of(stack, published.name)
 
 
 def test_folds_are_task_runs_and_a_crossval_is_published_as_a_run_is(stack: Shell) -> None:
@@ -226,3 +210,19 @@ def test_doctor_finds_the_running_stack(stack: Shell) -> None:
 def test_up_says_that_the_stack_runs_already(stack: Shell) -> None:
     assert running_stack(stack.settings)
     assert "runs already" in stack.refused("up")
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_from_the_command_to_its_end(stack: Shell) -> None:
+    told = stack.ok("bench", "start", "--data", "phantom:45", "--run-id", "m", *QUICK, "--json")
+    found = json.loads(told)
+    assert found["stack"] == "was up"
+    *rows, total = found["rows"]
+    assert [row["stage"] for row in rows][1:-2] == [
+        *("ingest", "index", "split", "cache", "train", "evaluate", "explain", "report"),
+        "publish",
+    ]
+    assert all(row["orchestration_s"] >= 0 for row in rows)
+    seconds = found["seconds"]
+    assert total["work_s"] + total["orchestration_s"] == pytest.approx(seconds["wall"], abs=0.2)
+    assert rows[0]["orchestration_s"] < seconds["to_first_step"] < seconds["wall"]

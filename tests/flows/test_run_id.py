@@ -12,7 +12,8 @@ from tasks.manifest import check_run_id
     ("source", "name"),
     [
         ("phantom:30", "phantom"),
-        ("kaggle:owner/slug/3", "kaggle"),
+        ("kaggle", "kaggle"),
+        ("kaggle:owner/slug/3", "slug"),
         ("/data/CXR 3/", "cxr-3"),
         ("/data/films.zip", "films"),
         ("s3://bucket/some/prefix", "prefix"),

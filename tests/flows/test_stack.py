@@ -15,7 +15,7 @@ import pytest
 from cxr_model.errors import StackError
 from flows.embedded_store import free_port
 from flows.settings import Settings, prefect_environment
-from flows.stack import api_with_worker, run_stack, running_stack, stop_stack
+from flows.stack import api_with_worker, run_stack, running_stack, stack_in_use, stop_stack
 
 
 @pytest.fixture
@@ -132,6 +132,7 @@ def test_a_taken_port_stops_the_stack_before_it_starts(settings: Settings, varia
 
 
 def test_down_tells_when_nothing_runs(settings: Settings) -> None:
+    assert stack_in_use(settings) == "started for the run"
     assert stop_stack(settings) == f"no local stack of {settings.home} runs"
 
 

@@ -7,9 +7,9 @@ import pytest
 from cxr_model.errors import StorageError
 from cxr_model.run_folder import RunFolder, write_json
 from tasks.checkpoint_store import (
+    CheckpointWriter,
     drop_checkpoints,
     fetch_checkpoint,
-    put_checkpoint,
     read_run_settings,
 )
 from tasks.storage import ObjectStore
@@ -28,20 +28,51 @@ def checkpoint(run: RunFolder, step: int) -> Path:
     return path
 
 
+def put_checkpoints(store: ObjectStore, run: RunFolder, run_id: str, *steps: int) -> None:
+    """As one training does; a training that goes on is another call."""
+    writer = CheckpointWriter(store, run, run_id)
+    for step in steps:
+        path = checkpoint(run, step)
+        with path.open("rb") as file:
+            writer.put(file, path.name)
+
+
+def keys(store: ObjectStore, run_id: str) -> list[str]:
+    return [entry.key.split("/")[-1] for entry in store.list_objects(f"checkpoints/{run_id}/")]
+
+
 def test_another_machine_goes_on_from_the_newest_checkpoint(
     either_store: ObjectStore, tmp_path: Path
 ) -> None:
     run = started_run(tmp_path / "here")
-    for step in (3, 6):
-        put_checkpoint(either_store, run, "r", checkpoint(run, step))
+    put_checkpoints(either_store, run, "r", 3, 6)
     elsewhere = RunFolder(tmp_path / "elsewhere")
     assert read_run_settings(either_store, elsewhere, "r") == {"preset": "smoke"}
     assert fetch_checkpoint(either_store, elsewhere, "r")
     (fetched,) = elsewhere.checkpoints.iterdir()
     assert fetched.name == "step-00000006.pt"
     assert fetched.read_bytes() == bytes([6]) * 1000
-    kept = {entry.key for entry in either_store.list_objects("checkpoints/r/")}
-    assert len(kept) == 3, "the checkpoint before is not kept in the bucket"
+    assert keys(either_store, "r") == ["config.json", "latest.json", "step-00000006.pt"]
+
+
+def test_a_training_that_goes_on_drops_what_the_killed_one_left(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    run = started_run(tmp_path)
+    put_checkpoints(store, run, "r", 3, 6)
+    store.write_bytes("checkpoints/r/step-00000009.pt", b"killed before latest.json told of it")
+    put_checkpoints(store, run, "r", 7)
+    assert keys(store, "r") == ["config.json", "latest.json", "step-00000007.pt"]
+
+
+def test_a_state_from_before_a_roll_back_gives_way_to_the_one_after_it(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    run = started_run(tmp_path / "here")
+    put_checkpoints(store, run, "r", 9, 5)
+    elsewhere = RunFolder(tmp_path / "elsewhere")
+    assert fetch_checkpoint(store, elsewhere, "r")
+    assert [path.name for path in elsewhere.checkpoints.iterdir()] == ["step-00000005.pt"]
 
 
 def test_the_runs_own_folder_comes_first(store: ObjectStore, tmp_path: Path) -> None:
@@ -62,7 +93,7 @@ def test_an_unknown_run_is_told_with_where_it_was_looked_for(
 
 def test_a_published_run_leaves_no_checkpoint(store: ObjectStore, tmp_path: Path) -> None:
     run = started_run(tmp_path)
-    put_checkpoint(store, run, "r", checkpoint(run, 1))
-    put_checkpoint(store, run, "r2", checkpoint(run, 1))
+    put_checkpoints(store, run, "r", 1)
+    put_checkpoints(store, run, "r2", 1)
     drop_checkpoints(store, "r")
     assert {entry.key.split("/")[1] for entry in store.list_objects("checkpoints/")} == {"r2"}

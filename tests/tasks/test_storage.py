@@ -17,8 +17,14 @@ import tasks.storage
 import tasks.storage_location
 from cxr_model.errors import ConfigError, SourceError, StorageError
 from tasks.storage import ObjectStore, in_parallel, local_path
-from tasks.storage_errors import MissingObjectError, TransientStorageError, told_in_one_line
+from tasks.storage_errors import (
+    ExistingObjectError,
+    MissingObjectError,
+    TransientStorageError,
+    told_in_one_line,
+)
 from tasks.storage_location import StoreLocation
+from tests.conftest import S3Server
 
 ODD_KEYS = ["a b/ü.json", "50%+1&2=3.csv", "a b/глава #1?.png", "~x!*'()"]
 
@@ -444,3 +450,19 @@ def test_after_an_error_no_further_item_starts() -> None:
     with pytest.raises(StorageError, match="item 0"):
         list(in_parallel(fail, range(1000)))
     assert len(started) < 1000
+
+
+def test_an_object_is_created_once(either_store: ObjectStore) -> None:
+    either_store.create("one.json", b"first")
+    with pytest.raises(ExistingObjectError, match=r"one.json: exists; read it again"):
+        either_store.create("one.json", b"second")
+    assert either_store.read_bytes("one.json") == b"first"
+
+
+def test_whether_a_server_refuses_to_overwrite_is_found_out(
+    rclone_server: S3Server, moto_server: S3Server
+) -> None:
+    for server, refuses in ((rclone_server, False), (moto_server, True)):
+        with ObjectStore(server.location("probing")) as store:
+            assert store.refuses_overwrite() == refuses
+            assert store.list_objects() == []

@@ -1,0 +1,110 @@
+"""A trained network measured on films of another data set than its own."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr_model import figures
+from cxr_model.cache import FilmCache
+from cxr_model.config import RunConfig
+from cxr_model.device import device_name, resolve_device
+from cxr_model.environment import environment_record
+from cxr_model.errors import DataError
+from cxr_model.index import data_digest, patient_summary, read_index
+from cxr_model.metrics import evaluate_predictions
+from cxr_model.model_files import ModelCard
+from cxr_model.page import data_uri, template_environment
+from cxr_model.run_folder import RunFolder, atomic_path, sha256_file, write_json, write_table
+from cxr_model.splits import group_films
+from cxr_model.stages import predict_films
+
+SCHEMA_VERSION = 1
+
+
+def unseen_films(run: RunFolder, model: RunFolder) -> tuple[pd.DataFrame, int]:
+    """The readable films of ``run``'s index that ``model`` has never met, and how many it has.
+
+    A film that stands in the index of the model's own data, byte for byte, is left out,
+    whichever split it was in. Raises ``DataError`` where nothing is left or a class is none
+    of the model's.
+    """
+    index = read_index(run.index)
+    films = index[index["error"] == ""].assign(group=group_films(index), split="external")
+    classes = ModelCard.read(model.model_card).classes
+    unknown = sorted(set(films["label"]) - set(classes))
+    if unknown:
+        raise DataError(
+            f"label {unknown[0]!r}: the model knows {', '.join(classes)}; map or drop it with "
+            "labels, for example --set labels." + unknown[0] + "=none"
+        )
+    is_known = films["sha256"].isin(set(read_index(model.index)["sha256"]))
+    if is_known.all():
+        raise DataError(
+            f"all {len(films)} films are of the model's own data; name a data set that it has "
+            "not met"
+        )
+    return films[~is_known], int(is_known.sum())
+
+
+def evaluate_elsewhere(
+    run: RunFolder,
+    run_id: str,
+    model: RunFolder,
+    config: RunConfig,
+    cache: FilmCache,
+    *,
+    source: str,
+) -> dict[str, Any]:
+    """Predict every unseen film; writes predictions, ``metrics.json`` and a page, returns it.
+
+    Intervals are from a bootstrap over groups (patients, series, copies).
+    """
+    films, num_known = unseen_films(run, model)
+    card = ModelCard.read(model.model_card)
+    predictions = predict_films(model, config, cache, films)
+    write_table(run.predictions, predictions.drop(columns="group"))
+    index = read_index(run.index)
+    metrics = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "preset": "evaluate",
+        "data": {
+            "source": source,
+            "digest": data_digest(index),
+            "num_films": len(index),
+            "num_left_out": num_known,
+            "patients": patient_summary(index),
+        },
+        "model": {"run_id": card.run_id, "sha256": sha256_file(model.weights)},
+        "network": {"name": card.network["name"], "num_parameters": card.num_parameters},
+        "holdout": evaluate_predictions(
+            predictions["label"].to_numpy(dtype=str),
+            predictions[[f"probability_{name}" for name in card.classes]].to_numpy(np.float64),
+            predictions["group"].to_numpy(dtype=str),
+            card.classes,
+            draws=config.evaluate.bootstrap_draws,
+            seed=config.evaluate.seed,
+        ),
+        "settings": asdict(config),
+        "environment": environment_record(device_name(resolve_device(config.training.device))),
+    }
+    write_json(run.metrics, metrics)
+    _write_page(run, metrics)
+    return metrics
+
+
+def _write_page(run: RunFolder, metrics: dict[str, Any]) -> None:
+    holdout = metrics["holdout"]
+    drawing = figures.confusion_figure(holdout["confusion_matrix"], holdout["classes"])
+    picture = figures.svg_bytes(drawing)
+    page = (
+        template_environment()
+        .get_template("external.html.j2")
+        .render(metrics=metrics, confusion=data_uri("image/svg+xml", picture))
+    )
+    with atomic_path(run.report) as temporary:
+        temporary.write_text(page, encoding="utf-8")

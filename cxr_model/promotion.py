@@ -1,0 +1,116 @@
+"""Whether a newly trained network takes the champion's place: its gates, and a paired test."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cxr_model.errors import DataError
+from cxr_model.metrics import format_estimate
+from cxr_model.model_files import ModelCard
+from cxr_model.paired import compare_predictions
+from cxr_model.run_folder import RunFolder, read_json
+from cxr_model.splits import check_disjoint, read_splits
+from cxr_model.stages import read_predictions
+
+DRAWS = 2000
+LEAST_FILMS = 30
+"""Holdout films that both networks must have in common; fewer decide nothing."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition of a run that must hold before its network may serve."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    promote: bool
+    why: str
+    """One sentence."""
+    gates: list[Gate]
+    comparison: dict[str, Any] | None
+    """What `compare_predictions` says of challenger minus champion; None where there is none."""
+
+
+def check_gates(run: RunFolder) -> list[Gate]:
+    """Every gate of a finished run, passed or not."""
+    return [_groups_are_disjoint(run), _better_than_chance(run)]
+
+
+def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
+    """Promote where every gate is green and, on the same films, the paired test is won.
+
+    The films are those that both networks were tested on: what is holdout in both runs, by
+    content, so that neither has been trained on any. The test is won where the 95 % interval
+    of the difference in balanced accuracy, from a paired bootstrap over groups, lies above 0.
+    """
+    gates = check_gates(challenger)
+    red = [f"{gate.name} ({gate.found})" for gate in gates if not gate.passed]
+    if red:
+        why = f"not promoted: the gate is red: {', '.join(red)}"
+        return Verdict(promote=False, why=why, gates=gates, comparison=None)
+    if champion is None:
+        why = "promoted: every gate is green and there was no champion"
+        return Verdict(promote=True, why=why, gates=gates, comparison=None)
+    try:
+        found = _compare(challenger, champion)
+    except DataError as error:
+        why = f"not promoted: cannot be compared with the champion: {error}"
+        return Verdict(promote=False, why=why, gates=gates, comparison=None)
+    gain = found["balanced_accuracy"]
+    is_won = gain["ci_low"] is not None and gain["ci_low"] > 0
+    why = (
+        f"{'promoted: better' if is_won else 'not promoted: not shown to be better'} than the "
+        f"champion on {found['n']} films of both holdouts: balanced accuracy differs by "
+        f"{format_estimate(gain)}, McNemar p = {found['mcnemar']['p_value']:.2g}"
+    )
+    return Verdict(promote=is_won, why=why, gates=gates, comparison=found)
+
+
+def _groups_are_disjoint(run: RunFolder) -> Gate:
+    splits = read_splits(run.splits)
+    try:
+        check_disjoint(splits)
+    except DataError as error:
+        return Gate("no group in two splits", False, str(error))
+    return Gate("no group in two splits", True, f"{splits['group'].nunique()} groups")
+
+
+def _better_than_chance(run: RunFolder) -> Gate:
+    holdout = read_json(run.metrics)["holdout"]
+    chance, estimate = 1 / len(holdout["classes"]), holdout["balanced_accuracy"]
+    is_better = estimate["ci_low"] is not None and estimate["ci_low"] > chance
+    found = f"balanced accuracy {format_estimate(estimate)}, chance {chance:.2f}"
+    return Gate("better than chance", is_better, found)
+
+
+def _compare(challenger: RunFolder, champion: RunFolder) -> dict[str, Any]:
+    classes = [ModelCard.read(run.model_card).classes for run in (challenger, champion)]
+    if classes[0] != classes[1]:
+        raise DataError(
+            f"classes are {', '.join(classes[0])} and were {', '.join(classes[1])}; decide with "
+            "'cxr promote'"
+        )
+    ours, theirs = _holdout(challenger), _holdout(champion)
+    common = sorted(set(ours.index) & set(theirs.index))
+    if len(common) < LEAST_FILMS:
+        raise DataError(
+            f"{len(common)} films are in both holdouts, fewer than {LEAST_FILMS}; decide with "
+            "'cxr promote'"
+        )
+    first, second = (table.loc[common].reset_index() for table in (ours, theirs))
+    return compare_predictions(first, second, classes[0], draws=DRAWS, seed=0)
+
+
+def _holdout(run: RunFolder) -> pd.DataFrame:
+    """Predictions of the holdout with their groups, by digest (as ``path``), copies left out."""
+    films = read_predictions(run.predictions).query("split == 'holdout'")
+    groups = read_splits(run.splits).set_index("path")["group"]
+    films = films.assign(group=films["path"].map(groups)).drop(columns="path")
+    films = films.drop_duplicates("sha256").rename(columns={"sha256": "path"})
+    return films.set_index("path")

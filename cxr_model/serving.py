@@ -1,0 +1,177 @@
+"""Answers about single films as they come: decoded in threads, through the network in batches."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import PurePath
+from typing import Literal, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cxr_model.batcher import Batcher, BatchLimits
+from cxr_model.cache import Pixels, film_pixels, open_film
+from cxr_model.errors import DataError
+from cxr_model.explain import Map, grad_cam_maps
+from cxr_model.explanation_figure import film_tile, heat_map_tile, jpeg_bytes
+from cxr_model.films import films_to_tensor, predict_logits
+from cxr_model.model_files import ModelCard, load_model
+from cxr_model.network import Network
+from cxr_model.run_folder import RunFolder
+
+Probabilities = NDArray[np.float64]
+
+METHOD = "grad-cam"
+_NAME_LENGTH = 80
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network with what belongs to it; not to be used by two threads at a time."""
+
+    network: Network
+    card: ModelCard
+    digest: str
+    """SHA-256 of ``model.safetensors``."""
+
+    @classmethod
+    def load(cls, run: RunFolder, digest: str, device: torch.device) -> "LoadedModel":
+        """Load the run's network and ask it once: the first answer is the slowest."""
+        model = cls(*load_model(run, device), digest)
+        size = model.card.size_px
+        shape = (size, size) if model.card.color == "grey" else (size, size, 3)
+        model.probabilities([np.full(shape, 128, dtype=np.uint8)])
+        return model
+
+    def decode(self, data: bytes, name: str) -> Pixels:
+        """The bytes of a film as in training; ``DataError`` with its name in one line."""
+        color = cast(Literal["grey", "rgb"], self.card.color)
+        try:
+            with open_film(data) as image:
+                return film_pixels(image, self.card.size_px, color)
+        except DataError as error:
+            # Clients choose the name: no folders, no second line, no end of it.
+            shown, reason = PurePath(name).name[:_NAME_LENGTH], " ".join(str(error).split())
+            raise DataError(
+                f"{shown!r}: cannot be decoded ({reason}); send a radiograph as an image file"
+            ) from error
+
+    def probabilities(self, films: Sequence[Pixels]) -> Probabilities:
+        """(N, num_classes), of films as `decode` gives them."""
+        pixels_NCHW = self._to_device(films)
+        logits_NK = predict_logits(self.network, [pixels_NCHW], self.card.normalisation)
+        return cast(Probabilities, logits_NK.double().softmax(dim=1).cpu().numpy())
+
+    def heat_maps(self, films: Sequence[Pixels], targets: Sequence[int]) -> NDArray[np.float32]:
+        """Grad-CAM of one class a film, (N, size_px, size_px)."""
+        x_NCHW = self.card.normalisation(self._to_device(films).float() / 255)
+        targets_N = torch.tensor(list(targets), device=x_NCHW.device)
+        maps_NHW = grad_cam_maps(self.network, x_NCHW, targets_N)
+        return cast(NDArray[np.float32], maps_NHW.float().cpu().numpy())
+
+    def _to_device(self, films: Sequence[Pixels]) -> torch.Tensor:
+        device = next(self.network.parameters()).device
+        return films_to_tensor(np.stack(films)).to(device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    target: str
+    """The class that the map speaks for."""
+    film: bytes
+    """JPEG of the film as the network sees it."""
+    overlay: bytes
+    """JPEG of the same with the heat map over it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    model: LoadedModel
+    probabilities: dict[str, float]
+    decision: str
+    """The class of the highest probability."""
+    explanation: Explanation | None
+
+
+class FilmService:
+    """``async with FilmService(limits) as service: await service.answer(...)``.
+
+    The network is used by one thread only: Captum's hooks and a plain forward pass would
+    meet in it. Explanations have batches of their own, so that nobody waits for another's.
+    """
+
+    def __init__(
+        self, limits: BatchLimits, on_batch: Callable[[int], object] = lambda _: None
+    ) -> None:
+        self._network_thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._predict = Batcher(predict_batch, self._network_thread, limits, on_batch)
+        self._explain = Batcher(explain_batch, self._network_thread, limits)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.callback(self._network_thread.shutdown)
+            stack.callback(self._decoders.shutdown)
+            for batcher in (self._predict, self._explain):
+                await stack.enter_async_context(batcher)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def answer(
+        self, model: LoadedModel, data: bytes, name: str, *, explain: bool = False
+    ) -> Answer:
+        """What ``model`` says of a film's bytes; ``DataError`` where they are no film."""
+        loop = asyncio.get_running_loop()
+        pixels = await loop.run_in_executor(self._decoders, model.decode, data, name)
+        scores_K = await self._predict.submit((model, pixels))
+        target = int(scores_K.argmax())
+        classes = model.card.classes
+        explanation = None
+        if explain:
+            heat_map = await self._explain.submit((model, pixels, target))
+            explanation = await loop.run_in_executor(
+                self._decoders, _draw, pixels, heat_map, classes[target]
+            )
+        return Answer(
+            model=model,
+            probabilities=dict(zip(classes, scores_K.tolist(), strict=True)),
+            decision=classes[target],
+            explanation=explanation,
+        )
+
+
+def predict_batch(films: Sequence[tuple[LoadedModel, Pixels]]) -> list[Probabilities]:
+    """Probabilities (num_classes,) a film; neighbours under one model share a forward pass.
+
+    There are two models in a batch where one has just taken the other's place.
+    """
+    answers: list[Probabilities] = []
+    for model, group in groupby(films, key=itemgetter(0)):
+        answers += list(model.probabilities([pixels for _, pixels in group]))
+    return answers
+
+
+def explain_batch(films: Sequence[tuple[LoadedModel, Pixels, int]]) -> list[Map]:
+    """A heat map a film for the class number beside it."""
+    maps: list[Map] = []
+    for model, group in groupby(films, key=itemgetter(0)):
+        _, pixels, targets = zip(*group, strict=True)
+        maps += list(model.heat_maps(pixels, targets))
+    return maps
+
+
+def _draw(pixels: Pixels, heat_map: Map, target: str) -> Explanation:
+    return Explanation(
+        target=target,
+        film=jpeg_bytes(film_tile(pixels, None)),
+        overlay=jpeg_bytes(heat_map_tile(pixels, heat_map, METHOD, None)),
+    )

@@ -1,0 +1,208 @@
+"""Commands that operate: ``deploy``, ``status``, ``models``, ``promote`` and ``rollback``."""
+
+import getpass
+import json
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Column, Table
+
+from cxr_model.errors import ConfigError, StackError
+from flows.commands.shared import (
+    ConfigFile,
+    Data,
+    Json,
+    Preset,
+    RunName,
+    Setting,
+    open_store,
+    out,
+)
+from flows.settings import Settings, prefect_environment
+
+if TYPE_CHECKING:
+    from tasks.storage_location import StoreLocation
+
+Model = Annotated[
+    str, typer.Option(help="Model of the registry; default: named after the run's data.")
+]
+Reason = Annotated[str, typer.Option(help="Why; kept in the model's log.")]
+
+
+def deploy(
+    data: Data = None,
+    preset: Preset = "standard",
+    config: ConfigFile = None,
+    settings_: Setting = None,
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CRON",
+            help="When a deployment runs (UTC), or NAME=off; may be repeated.",
+        ),
+    ] = None,
+    notify: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE/NAME", help="Notification block for failures, crashes and red gates."
+        ),
+    ] = "",
+    pool: Annotated[str, typer.Option(help="Work pool; made where there is none.")] = "cxr-local",
+) -> None:
+    """Apply deployments, schedules, triggers, limits and automations; twice gives the same."""
+    from flows.configuration import load_config
+    from tasks.sources import check_source
+
+    settings = Settings.from_environment()
+    run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
+    run_config = check_source(run_config, settings.data_dir)
+    schedules = dict(_pair("--schedule", text) for text in schedule or ())
+    _use_api(settings)
+    from flows.deploy import Plan, apply, keep_plan
+
+    plan = Plan(config=run_config, schedules=schedules, notify=notify, pool=pool)
+    for line in apply(plan, settings):
+        out.print(line)
+    keep_plan(settings, plan)
+
+
+def status(as_json: Json = False) -> None:
+    """What runs and where, what waits, and how the last runs ended."""
+    settings = Settings.from_environment()
+    api_url = _use_api(settings)
+    from flows.status import read_status
+
+    found = read_status(api_url)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    out.print(f"Prefect            {found.page}")
+    workers = Table("worker", "pool", "state", "last heard of (UTC)", title="Workers")
+    for worker in found.workers:
+        workers.add_row(worker.name, worker.pool, worker.state, worker.last_heard)
+    runs = Table(
+        Column("run", overflow="fold"), "state", "since (UTC)", "took", title="Runs, newest first"
+    )
+    for run in found.runs:
+        runs.add_row(run.name, run.state, run.since, run.took)
+    limits = Table("limit", "taken", "of", title="Limits")
+    for limit in found.limits:
+        limits.add_row(limit.name, str(limit.taken), str(limit.slots))
+    for table in (workers, runs, limits):
+        out.print(table)
+
+
+def models(as_json: Json = False) -> None:
+    """List the registered models, their versions and who is champion."""
+    from cxr_model.metrics import format_estimate
+    from tasks.registry import find_champion, list_models, list_versions
+
+    with open_store() as store:
+        found = {
+            name: (find_champion(store, name), list_versions(store, name))
+            for name in list_models(store)
+        }
+    if as_json:
+        told = {
+            name: {
+                "champion": asdict(champion) if champion else None,
+                "versions": [asdict(version) for version in versions],
+            }
+            for name, (champion, versions) in found.items()
+        }
+        print(json.dumps(told, indent=2))
+        return
+    if not found:
+        out.print("no model is registered yet; a finished run registers the first")
+        return
+    table = Table(
+        *(Column(name, overflow="fold") for name in ("model", "version", "champion")),
+        *(Column(name, overflow="fold") for name in ("data", "balanced accuracy", "why")),
+    )
+    for name, (champion, versions) in found.items():
+        for version in versions:
+            is_champion = champion is not None and champion.run_id == version.run_id
+            table.add_row(
+                name,
+                version.run_id,
+                f"since {champion.when[:16]}" if champion and is_champion else "",
+                version.metrics["source"],
+                format_estimate(version.metrics["balanced_accuracy"]),
+                champion.why if champion and is_champion else "",
+            )
+    out.print(table)
+
+
+def promote(run: RunName, reason: Reason, model: Model = "") -> None:
+    """Make a published run's network the champion, whatever gates and tests say."""
+    from flows.jobs import Job, run_here
+    from flows.run_id import data_name
+    from tasks.run_store import read_manifest
+
+    settings = Settings.from_environment()
+    _require_reason(reason)
+    with open_store(settings) as store:
+        manifest = read_manifest(store, run, ["model/model.safetensors"])
+    model = model or data_name(manifest.headline["source"])
+    parameters = {"model": model, "run_id": manifest.run_id, "who": _who(), "why": reason}
+    job = Job(name="promote", run_id=manifest.run_id, parameters=parameters)
+    run_here(job, settings, lambda _: out.print(f"champion of {model}: {manifest.run_id}"))
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model of the registry.")],
+    reason: Reason,
+) -> None:
+    """Make the champion before this one the champion again."""
+    from flows.jobs import Job, run_here
+    from tasks.registry import read_champion
+    from tasks.storage import ObjectStore
+
+    _require_reason(reason)
+    parameters = {"model": model, "who": _who(), "why": reason}
+
+    def tell(location: "StoreLocation") -> None:
+        with ObjectStore(location) as store:
+            out.print(f"champion of {model}: {read_champion(store, model).run_id}")
+
+    job = Job(name="rollback", run_id=model, parameters=parameters)
+    run_here(job, Settings.from_environment(), tell)
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ConfigError(f"{option} {text!r}: write NAME=CRON, for example train='0 3 * * 0'")
+    return name, value
+
+
+def _require_reason(reason: str) -> None:
+    if not reason.strip():
+        raise ConfigError("--reason '': say why; it is kept in the model's log")
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"user {os.getuid()}"
+
+
+def _use_api(settings: Settings) -> str:
+    """Point Prefect, before it is imported, to the user's server or the running local stack."""
+    from flows.stack import require_healthy, running_stack
+
+    os.environ.update(prefect_environment(settings))
+    if settings.prefect_api_url:
+        require_healthy(settings.prefect_api_url)
+        return settings.prefect_api_url
+    stack = running_stack(settings)
+    if stack is None:
+        raise StackError(
+            "no Prefect server runs; start the local stack with 'make up' or 'cxr up', or set "
+            "PREFECT_API_URL to one of your own"
+        )
+    os.environ["PREFECT_API_URL"] = stack.api_url
+    return stack.api_url

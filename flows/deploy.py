@@ -1,0 +1,276 @@
+"""Apply the deployments, schedules, triggers, limits and automations to a Prefect server.
+
+Every step is an upsert by name: applied twice it gives the same.
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.cli import app as prefect_cli
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    DeploymentFilterTags,
+)
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.workers.process import ProcessWorker
+
+from cxr_model.config import RunConfig
+from cxr_model.errors import ConfigError, StackError
+from cxr_model.run_folder import read_json, write_json
+from flows.configuration import config_from_values
+from flows.settings import Settings
+from flows.stack import WORK_POOL
+from tasks.promotion import RED_GATE, REGISTRY_LIMIT
+
+PREDICTIONS_QUEUE = "predictions"
+TRAINING_QUEUE = "default"
+NOTIFICATION = "cxr: notify on failure, crash or a red gate"
+_CONFIGURED = ("train", "crossval", "watch-dataset")
+"""Deployments whose ``config`` is the operator's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be deployed; the local stack keeps the last one and applies it again."""
+
+    config: RunConfig = field(default_factory=RunConfig)
+    schedules: dict[str, str] = field(default_factory=dict)
+    """Cron expressions (UTC) instead of those of ``prefect.yaml``; ``off`` pauses one."""
+    schedules_active: bool = True
+    notify: str = ""
+    """Notification block, ``<type>/<name>`` as in ``slack-webhook/alerts``; empty: none."""
+    pool: str = WORK_POOL
+
+
+def read_plan(settings: Settings) -> Plan:
+    """The plan kept in ``CXR_HOME``; without one, all schedules wait for 'cxr deploy'."""
+    if not settings.deploy_plan.exists():
+        return Plan(schedules_active=False)
+    values = read_json(settings.deploy_plan)
+    return Plan(**values | {"config": config_from_values(values["config"])})
+
+
+def keep_plan(settings: Settings, plan: Plan) -> None:
+    write_json(settings.deploy_plan, asdict(plan))
+
+
+def apply(plan: Plan, settings: Settings) -> list[str]:
+    """Make the server of ``PREFECT_API_URL`` as ``plan`` says; returns what was applied.
+
+    Raises ``ConfigError`` for a schedule of no deployment or a block that does not exist.
+    """
+    definition = _definition(plan)
+    with get_client(sync_client=True) as client:
+        automations = _automations(client, plan)  # refused before anything is changed
+        _make_pool(client, plan.pool)
+        for limit in (REGISTRY_LIMIT, settings.device_slot):
+            make_limit(client, limit)
+        _deploy(definition, plan.pool)
+        for automation in automations:
+            _upsert(client, automation)
+        if not plan.notify:
+            for old in client.read_automations_by_name(NOTIFICATION):
+                client.delete_automation(old.id)
+        _require_deployed(client, [each["name"] for each in definition["deployments"]])
+    return [
+        *(f"{each['name']}/{each['name']}: {_when(each)}" for each in definition["deployments"]),
+        f"work pool {plan.pool}: queue {PREDICTIONS_QUEUE} before {TRAINING_QUEUE}",
+        f"limits of one: {REGISTRY_LIMIT}, {settings.device_slot}",
+        *(f"automation {automation.name!r}" for automation in automations),
+    ]
+
+
+def load_flows() -> None:
+    """Import every deployed flow, as Prefect's command does to learn its parameters."""
+    for each in yaml.safe_load(_file("prefect.yaml").read_text())["deployments"]:
+        import_module(each["entrypoint"].rpartition(".")[0])
+
+
+def make_limit(client: SyncPrefectClient, name: str) -> None:
+    """A global concurrency limit of one slot, where there is none: the operator's stays."""
+    try:
+        client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        client.upsert_global_concurrency_limit_by_name(name, 1)
+
+
+def _run_prefect(*arguments: str) -> None:
+    """Prefect's command line in this process, which spares its five seconds of imports."""
+    typed, sys.argv = sys.argv, ["prefect", *arguments]
+    try:
+        prefect_cli()
+    except SystemExit as end:
+        if end.code:
+            raise
+    finally:
+        sys.argv = typed
+
+
+def _definition(plan: Plan) -> dict[str, Any]:
+    """``prefect.yaml`` with the plan's settings and schedules in it."""
+    definition: dict[str, Any] = yaml.safe_load(_file("prefect.yaml").read_text())
+    deployments = {each["name"]: each for each in definition["deployments"]}
+    for name in _CONFIGURED:
+        deployments[name]["parameters"] = {"config": asdict(plan.config)}
+    scheduled = {name: each for name, each in deployments.items() if "schedules" in each}
+    for name, cron in plan.schedules.items():
+        if name not in scheduled:
+            raise ConfigError(f"--schedule {name}: use one of {', '.join(scheduled)}")
+        (schedule,) = scheduled[name]["schedules"]
+        schedule["active"] = cron != "off"
+        if cron != "off":
+            schedule["cron"] = cron
+    for each in scheduled.values():
+        for schedule in each["schedules"]:
+            schedule["active"] = plan.schedules_active and schedule.get("active", True)
+    return definition
+
+
+def _when(deployment: dict[str, Any]) -> str:
+    told = [
+        f"{schedule['cron']} UTC" if schedule["active"] else f"{schedule['cron']} UTC, paused"
+        for schedule in deployment.get("schedules", [])
+    ]
+    told += [f"event {name}" for each in deployment.get("triggers", []) for name in each["expect"]]
+    return "; ".join([*told, "by hand"])
+
+
+def _make_pool(client: SyncPrefectClient, name: str) -> None:
+    template = ProcessWorker.get_default_base_job_template()
+    with contextlib.suppress(ObjectAlreadyExists):  # of whatever type: it is the operator's
+        client.create_work_pool(
+            WorkPoolCreate(name=name, type="process", base_job_template=template)
+        )
+    with contextlib.suppress(ObjectAlreadyExists):
+        client.create_work_queue(PREDICTIONS_QUEUE, priority=1, work_pool_name=name)
+    for priority, queue in enumerate((PREDICTIONS_QUEUE, TRAINING_QUEUE), start=1):
+        found = client.read_work_queue_by_name(queue, work_pool_name=name)
+        client.update_work_queue(found.id, priority=priority)
+
+
+def _deploy(definition: dict[str, Any], pool: str) -> None:
+    os.environ["CXR_WORK_POOL"] = pool
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prefect.yaml"
+        path.write_text(yaml.safe_dump(definition))
+        told = io.StringIO()
+        try:
+            with redirect_stdout(told):  # a page on each deployment
+                _run_prefect("--no-prompt", "deploy", "--prefect-file", str(path), "--all")
+        except SystemExit as end:
+            raise StackError(f"prefect deploy: {_last_line(told.getvalue())}") from end
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip(" │╭╮╰╯─") for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line), "no word on standard output")
+
+
+def _require_deployed(client: SyncPrefectClient, names: list[str]) -> None:
+    """Prefect's command may tell of a deployment that it refuses and end well all the same."""
+    found = client.read_deployments(
+        deployment_filter=DeploymentFilter(
+            name=DeploymentFilterName(any_=names), tags=DeploymentFilterTags(all_=["cxr"])
+        )
+    )
+    missing = set(names) - {deployment.name for deployment in found}
+    if missing:
+        raise StackError(
+            f"deployments {', '.join(sorted(missing))}: refused by the Prefect server; see above"
+        )
+
+
+def _automations(client: SyncPrefectClient, plan: Plan) -> list[AutomationCore]:
+    values = yaml.safe_load(_file("automations.yaml").read_text())
+    if plan.notify:
+        values.append(_notification(_block_id(client, plan.notify)))
+    return [AutomationCore.model_validate(each) for each in values]
+
+
+def _notification(block_id: str) -> dict[str, Any]:
+    failed = ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"]
+    return {
+        "name": NOTIFICATION,
+        "description": "Tells the operator through the block that 'cxr deploy --notify' named.",
+        "trigger": {
+            "type": "compound",
+            "require": "any",
+            "within": 0,
+            "triggers": [
+                {
+                    "type": "event",
+                    "posture": "Reactive",
+                    "expect": failed,
+                    "match_related": {
+                        "prefect.resource.id": "prefect.tag.cxr",
+                        "prefect.resource.role": "tag",
+                    },
+                    "for_each": ["prefect.resource.id"],
+                    "threshold": 1,
+                },
+                {
+                    "type": "event",
+                    "posture": "Reactive",
+                    "expect": [RED_GATE],
+                    "for_each": ["prefect.resource.id"],
+                    "threshold": 1,
+                },
+            ],
+        },
+        "actions": [
+            {
+                "type": "send-notification",
+                "block_document_id": block_id,
+                "subject": "CXResnet: {{ event.event }}",
+                "body": "{{ event.resource.name or event.resource.id }}: {{ event.event }} at "
+                "{{ event.occurred }}\n{{ event.payload }}",
+            }
+        ],
+    }
+
+
+def _block_id(client: SyncPrefectClient, slug: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]+/[a-z0-9-]+", slug):
+        raise ConfigError(
+            f"--notify {slug!r}: write a block's type and name, as in slack-webhook/alerts"
+        )
+    kind, _, name = slug.partition("/")
+    try:
+        return str(client.read_block_document_by_name(name, kind).id)
+    except ObjectNotFound as error:
+        raise ConfigError(
+            f"--notify {slug}: the Prefect server has no such block; make it in the UI, Blocks"
+        ) from error
+
+
+def _upsert(client: SyncPrefectClient, automation: AutomationCore) -> None:
+    same_name = client.read_automations_by_name(automation.name)
+    for surplus in same_name[1:]:
+        client.delete_automation(surplus.id)
+    if same_name:
+        client.update_automation(same_name[0].id, automation)
+    else:
+        client.create_automation(automation)
+
+
+def _file(name: str) -> Path:
+    # Found, not imported: no code of deployments is needed, only where its files lie.
+    spec = find_spec("deployments")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / name

@@ -1,0 +1,32 @@
+"""Remove what nobody will look at again; a dry run unless told otherwise."""
+
+from prefect import flow
+
+from flows.settings import Settings
+from flows.start import set_up_logging
+from tasks.retention import Retention, sweep_bucket, sweep_disk, tell_sweep
+
+
+@flow(name="housekeeping")
+def housekeeping(
+    retention: Retention = Retention(),  # noqa: B008 (frozen)
+    dry_run: bool = True,
+) -> list[str]:
+    """Old runs and checkpoints in the bucket; run folders, caches and films on the worker.
+
+    What a registered model came from always stays. Returns what was, or would be, removed.
+    """
+    set_up_logging()
+    settings = Settings.from_environment()
+    folders = {
+        "run folder": settings.runs_dir,
+        "cache": settings.cache_dir,
+        "phantoms": settings.data_dir / "phantom",
+        "mirror of a bucket": settings.data_dir / "s3",
+        "unpacked zip": settings.data_dir / "zip",
+        "fetched": settings.fetched_dir,
+    }
+    removed = sweep_bucket(settings.store, retention, dry_run=dry_run)
+    removed += sweep_disk(folders, settings.store, retention, dry_run=dry_run)
+    tell_sweep(removed, dry_run=dry_run)
+    return [f"{item.kind} {item.name}" for item in removed]

@@ -1,0 +1,41 @@
+"""Score the films that arrived in the bucket, each exactly once, with the champion."""
+
+from prefect import flow, runtime
+
+from flows.settings import Settings
+from flows.start import set_up_logging, started_again, turn_at
+from tasks.evaluate import fetch_registered
+from tasks.inbox import BATCH_FILMS, find_new_films, name_batch, score_batch
+from tasks.report import show_table
+
+INBOX_LIMIT = "cxr-inbox"
+
+
+@flow(name="predict")
+def predict(prefix: str = "inbox", model: str = "", version: str = "") -> int:
+    """Score the new films below ``prefix``; returns how many there were.
+
+    Without ``model`` the registry's only one, without ``version`` its champion. Predictions
+    and a page for each batch lie below ``predictions/``; the films stay where they are. A run
+    that is killed repeats the batch it was in and no other.
+    """
+    set_up_logging()
+    started_again()  # a run that crashes every time ends
+    settings = Settings.from_environment()
+    with turn_at(INBOX_LIMIT):  # two at once would both find the same films new
+        films = find_new_films(settings.store, prefix)
+        if not films:
+            return 0
+        registered = fetch_registered(settings.store, model, version, settings.fetched_dir)
+        moment = runtime.flow_run.scheduled_start_time
+        rows = []
+        for start in range(0, len(films), BATCH_FILMS):
+            batch = films[start : start + BATCH_FILMS]
+            with turn_at(settings.device_slot):
+                record = score_batch(
+                    settings.store, prefix, name_batch(moment, batch), batch, registered.root
+                )
+            counts = {"scored": record.num_scored, "unreadable": record.num_unreadable}
+            rows.append({"batch": record.batch, **counts, **record.num_predicted})
+        show_table("predictions", rows)
+    return len(films)

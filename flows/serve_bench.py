@@ -1,0 +1,100 @@
+"""``cxr bench serve``: an untrained network of the settings, served by ``cxr serve`` itself."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from benchmarks.prepare import Prepared
+from benchmarks.serve_speed import measure_serving
+from cxr_model.config import RunConfig
+from cxr_model.device import resolve_device
+from cxr_model.errors import StackError
+from cxr_model.model_files import ModelCard, save_model
+from cxr_model.network import build_network, network_arguments, num_parameters
+from cxr_model.run_folder import RunFolder, sha256_file
+from cxr_model.serving import LoadedModel
+from flows.commands.shared import open_store
+from flows.embedded_store import free_port
+from flows.settings import Settings
+from tasks.run_store import publish_run
+
+_RUN_ID = "untrained"
+_NUM_FILMS = 64
+_START_TIMEOUT_S = 120.0
+
+
+def bench_serving(films: Prepared, config: RunConfig, work: Path, rounds: int) -> dict[str, Any]:
+    """Latency and throughput of a service whose bucket and state lie below ``work``."""
+    settings = Settings(home=work / "state", prefect_port=free_port(), store_port=free_port())
+    run = _publish_untrained(films, config, work, settings)
+    paths = [films.root / path for path in films.films["path"][:_NUM_FILMS]]
+    model = LoadedModel.load(run, sha256_file(run.weights), resolve_device("auto"))
+    with _served(settings, work / "serve.log") as address:
+        return measure_serving(address, [path.read_bytes() for path in paths], model, rounds=rounds)
+
+
+def _publish_untrained(
+    films: Prepared, config: RunConfig, work: Path, settings: Settings
+) -> RunFolder:
+    channels = 3 if config.data.color == "rgb" else 1
+    arguments = network_arguments(
+        config.network, in_channels=channels, num_classes=len(films.classes)
+    )
+    network = build_network(arguments, torch.Generator().manual_seed(0))
+    card = ModelCard(
+        run_id=_RUN_ID,
+        network=arguments,
+        classes=films.classes,
+        size_px=config.data.size_px,
+        color=config.data.color,
+        mean=0.5,
+        std=0.25,
+        num_parameters=num_parameters(network),
+        layers=[],
+    )
+    run = RunFolder(work / _RUN_ID)
+    save_model(run, network.state_dict(), card)
+    unknown = {"value": None, "ci_low": None, "ci_high": None, "n": 0}
+    headline: dict[str, Any] = {"preset": config.preset, "source": config.data.source}
+    headline |= {"network": config.network.name, "accuracy": unknown, "balanced_accuracy": unknown}
+    with open_store(settings) as store:
+        publish_run(store, run, _RUN_ID, headline)
+    return run
+
+
+@contextmanager
+def _served(settings: Settings, log: Path) -> Iterator[str]:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("CXR_")},
+        "CXR_HOME": str(settings.home),
+        "CXR_PREFECT_PORT": str(settings.prefect_port),
+        "CXR_S3_PORT": str(settings.store_port),
+    }
+    command = [sys.executable, "-m", "flows.cli", "serve", "--model", _RUN_ID, "--port", "0"]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process,
+    ):
+        try:
+            yield _wait_for_model(process, log)
+        finally:
+            process.terminate()
+
+
+def _wait_for_model(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+        found = re.search(r"^(http://\S+)", log.read_text(), re.MULTILINE)
+        if found and httpx.get(f"{found[1]}/healthz", trust_env=False).status_code == 200:
+            return found[1]
+    raise StackError(f"'cxr serve' did not start: {log.read_text()[-2000:]}")

@@ -1,0 +1,108 @@
+"""What `cxr serve` takes and answers, as its OpenAPI page tells it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from cxr_model.page import data_uri
+from cxr_model.serving import METHOD, Answer, Explanation, LoadedModel
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class ExplanationBody(_Body):
+    method: str
+    target: str
+    """The class that the heat map speaks for."""
+    film: str
+    """The film as the network sees it, a data URI."""
+    overlay: str
+    """The heat map over the film, a data URI."""
+
+    @classmethod
+    def of(cls, explanation: Explanation) -> "ExplanationBody":
+        return cls(
+            method=METHOD,
+            target=explanation.target,
+            film=data_uri("image/jpeg", explanation.film),
+            overlay=data_uri("image/jpeg", explanation.overlay),
+        )
+
+
+class PredictionBody(_Body):
+    run_id: str
+    digest: str
+    """SHA-256 of the network's weights."""
+    decision: str
+    """The class of the highest probability."""
+    probabilities: dict[str, float]
+    explanation: ExplanationBody | None = None
+
+    @classmethod
+    def of(cls, answer: Answer) -> "PredictionBody":
+        found = answer.explanation
+        return cls(
+            run_id=answer.model.card.run_id,
+            digest=answer.model.digest,
+            decision=answer.decision,
+            probabilities=answer.probabilities,
+            explanation=ExplanationBody.of(found) if found else None,
+        )
+
+
+class ModelBody(_Body):
+    run_id: str
+    digest: str
+    """SHA-256 of the network's weights."""
+    classes: list[str]
+    size_px: int
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> "ModelBody":
+        card = model.card
+        return cls(
+            run_id=card.run_id, digest=model.digest, classes=card.classes, size_px=card.size_px
+        )
+
+
+class HealthBody(_Body):
+    model: ModelBody | None
+    error: str | None
+    """Why the last look for another model failed, in one line."""
+
+
+class ProblemBody(_Body):
+    detail: str
+    """What is wrong and what helps, in one line."""
+
+
+FILM_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "A chest radiograph as an image file.",
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+"""Told by hand: a parameter would have the whole body read before the key is asked for."""
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ProblemBody, "description": "The key is missing or wrong."},
+    413: {"model": ProblemBody, "description": "The file is too large."},
+    422: {"model": ProblemBody, "description": "No film, or one that cannot be decoded."},
+    503: {"model": ProblemBody, "description": "No model is loaded, or too much is under way."},
+}

@@ -1,0 +1,124 @@
+"""What a data source holds now, and what of it was announced and trained on."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+
+from cxr_model.config import RunConfig
+from cxr_model.run_folder import sha256_file
+from tasks.kaggle_source import KaggleSource, newest_version
+from tasks.retries import on_transient_io
+from tasks.sources import BucketSource, FolderSource, PhantomSource, ZipSource, parse_source
+from tasks.storage import ObjectStore
+from tasks.storage_errors import MissingObjectError
+from tasks.storage_location import StoreLocation
+
+DATASET_UPDATED = "cxr.dataset.updated"
+"""Event of a source that changed; its resource is ``cxr.dataset.<name>``."""
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """A source at a moment, told by a listing: nothing is downloaded for it."""
+
+    digest: str
+    source: str
+
+
+@task(
+    cache_policy=NO_CACHE,  # the answer of a moment ago says nothing of now
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def look_at_source(config: RunConfig, store: StoreLocation) -> SourceState:
+    """A digest of Kaggle's version, the bucket's listing, the folder's files or the zip's bytes."""
+    source = parse_source(config.data.source)
+    match source:
+        case PhantomSource():
+            held: Any = repr(source.config(config.phantom))
+        case KaggleSource():
+            held = source.version or newest_version(source)
+        case FolderSource():
+            held = _files(source.path)
+        case ZipSource():
+            held = sha256_file(source.path)
+        case BucketSource():
+            with ObjectStore(store.at(source.uri)) as bucket:
+                held = [(each.key, each.size, each.etag) for each in bucket.list_objects()]
+    told = json.dumps([type(source).__name__, held], sort_keys=True).encode()
+    return SourceState(hashlib.sha256(told).hexdigest(), config.data.source)
+
+
+@task(
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def announce_change(location: StoreLocation, name: str, state: SourceState) -> bool:
+    """Emit ``cxr.dataset.updated`` for a state neither trained on nor announced before."""
+    logger = get_run_logger()
+    with ObjectStore(location) as store:
+        for kind in ("trained", "announced"):
+            if _read(store, name, kind) == state.digest:
+                logger.info("%s: as when it was last %s", state.source, kind)
+                return False
+        emit_event(
+            event=DATASET_UPDATED,
+            resource={"prefect.resource.id": f"cxr.dataset.{name}"},
+            payload={"digest": state.digest, "source": state.source},
+        )
+        _write(store, name, "announced", state)
+    logger.info("%s: changed, %s emitted", state.source, DATASET_UPDATED)
+    return True
+
+
+@task(
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def remember_trained(location: StoreLocation, name: str, state: SourceState) -> None:
+    """That a published run was trained on the source as it was at ``state``."""
+    with ObjectStore(location) as store:
+        _write(store, name, "trained", state)
+
+
+def _files(folder: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of change of all visible files, sorted."""
+    found = []
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            status = path.stat()
+            found.append((relative.as_posix(), status.st_size, status.st_mtime_ns))
+    return sorted(found)
+
+
+def _key(name: str, kind: str) -> str:
+    return f"datasets/{name}/{kind}.json"
+
+
+def _read(store: ObjectStore, name: str, kind: str) -> str:
+    try:
+        return str(json.loads(store.read_bytes(_key(name, kind)))["digest"])
+    except MissingObjectError:
+        return ""
+
+
+def _write(store: ObjectStore, name: str, kind: str, state: SourceState) -> None:
+    record = {
+        "digest": state.digest,
+        "source": state.source,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    store.write_bytes(_key(name, kind), json.dumps(record).encode())

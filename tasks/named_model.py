@@ -1,0 +1,49 @@
+"""What the name of a model stands for at this moment: the champion, a run or the newest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxr_model.run_folder import RunFolder
+from tasks.registry import fetch_version, read_champion
+from tasks.run_store import fetch_run, read_manifest
+from tasks.storage import ObjectStore
+
+_CHAMPION = "champion"
+
+_WEIGHTS = "model/model.safetensors"
+_MODEL_FILES = (_WEIGHTS, "model/model.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a name stands for at this moment."""
+
+    run_id: str
+    digest: str
+    """SHA-256 of ``model.safetensors``."""
+    fetch: Callable[[], RunFolder]
+    """Fetch the model's files, checked against their digests."""
+
+
+def find_model(store: ObjectStore, name: str, folder: Path) -> Found:
+    """``champion`` or ``MODEL/champion`` of the registry, a run's id or ``latest``.
+
+    Files are fetched below ``folder``. Raises ``StorageError`` where there is no such model.
+    """
+    model, _, last = name.rpartition("/")
+    if last == _CHAMPION:
+        champion = read_champion(store, model)
+        return Found(
+            run_id=champion.run_id,
+            digest=champion.digest,
+            fetch=lambda: fetch_version(
+                store, champion.model, champion.run_id, folder / "models", _MODEL_FILES
+            ),
+        )
+    manifest = read_manifest(store, name, _MODEL_FILES)
+    return Found(
+        run_id=manifest.run_id,
+        digest=manifest.record(_WEIGHTS).sha256,
+        fetch=lambda: RunFolder(fetch_run(store, manifest.run_id, folder, _MODEL_FILES)),
+    )

@@ -1,0 +1,204 @@
+"""What may be removed: old runs, checkpoints and caches, never what a model came from."""
+
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from filelock import FileLock, Timeout
+from prefect import get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from cxr_model.config_checks import STRICT, require
+from tasks.registry import registered_runs
+from tasks.retries import on_transient_io
+from tasks.run_store import list_runs, remove_run
+from tasks.storage import ObjectStore
+from tasks.storage_location import StoreLocation
+
+_DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How much of each kind is kept: what is beyond any of the three goes, the oldest first."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    max_runs: int = 50
+    """Published runs, and as many run folders on the worker."""
+    max_age_days: float = 180.0
+    """Days since the last change, of published runs, run folders, caches and fetched files."""
+    max_checkpoint_days: float = 14.0
+    """Days since the last change, of checkpoints of runs that never ended."""
+    max_gb: float = 200.0
+    """Of each kind."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            require(value > 0, f"retention.{name}", value, "use more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A thing that could be removed."""
+
+    kind: str
+    name: str
+    modified: float
+    """Seconds since the epoch."""
+    num_bytes: int
+    is_protected: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    max_count: int | None
+    max_age_days: float
+    max_gb: float
+
+
+def beyond(items: list[Item], limits: Limits, now: float) -> list[Item]:
+    """Those to remove: walking from the newest, what a limit is passed with, and all after it.
+
+    What is protected, and what changed within a day, stays but counts.
+    """
+    removed = []
+    num_kept, bytes_kept = 0, 0
+    for item in sorted(items, key=lambda item: (-item.modified, item.name)):
+        age_days = (now - item.modified) / _DAY_S
+        is_beyond = (
+            (limits.max_count is not None and num_kept >= limits.max_count)
+            or age_days > limits.max_age_days
+            or bytes_kept + item.num_bytes > limits.max_gb * 1e9
+        )
+        if is_beyond and not item.is_protected and age_days > 1:
+            removed.append(item)
+        else:
+            num_kept += 1
+            bytes_kept += item.num_bytes
+    return removed
+
+
+@task(
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=on_transient_io,
+)
+def sweep_bucket(location: StoreLocation, retention: Retention, *, dry_run: bool) -> list[Item]:
+    """Remove old runs and checkpoints from the bucket, or only list them."""
+    removed = []
+    with ObjectStore(location) as store:
+        protected = registered_runs(store)
+        runs = [
+            _in_bucket(store, "run", f"runs/{run.run_id}/", run.run_id, run.run_id in protected)
+            for run in list_runs(store)
+        ]
+        limits = Limits(
+            max_count=retention.max_runs,
+            max_age_days=retention.max_age_days,
+            max_gb=retention.max_gb,
+        )
+        for item in beyond(runs, limits, time.time()):
+            removed.append(item)
+            if not dry_run:
+                remove_run(store, item.name)
+        checkpoints = [
+            _in_bucket(store, "checkpoint", f"checkpoints/{run_id}/", run_id, False)
+            for run_id in store.list_folders("checkpoints/")
+        ]
+        limits = Limits(
+            max_count=None, max_age_days=retention.max_checkpoint_days, max_gb=retention.max_gb
+        )
+        for item in beyond(checkpoints, limits, time.time()):
+            removed.append(item)
+            if not dry_run:
+                for stored in store.list_objects(f"checkpoints/{item.name}/"):
+                    store.delete(stored.key)
+    return removed
+
+
+@task(cache_policy=NO_CACHE)
+def sweep_disk(
+    folders: dict[str, Path], location: StoreLocation, retention: Retention, *, dry_run: bool
+) -> list[Item]:
+    """Likewise below each of ``folders`` (kind: folder) on the worker that does this.
+
+    A run folder that a process works in stays.
+    """
+    with ObjectStore(location) as store:
+        protected = registered_runs(store)
+    removed = []
+    for kind, folder in folders.items():
+        items = [
+            _on_disk(kind, path, path.name in protected)
+            for path in sorted(folder.iterdir() if folder.is_dir() else ())
+            if path.is_dir() and not path.is_symlink()
+        ]
+        limits = Limits(
+            max_count=retention.max_runs if kind == "run folder" else None,
+            max_age_days=retention.max_age_days,
+            max_gb=retention.max_gb,
+        )
+        for item in beyond(items, limits, time.time()):
+            if dry_run or _remove(folder / item.name):
+                removed.append(item)
+    return removed
+
+
+@task(cache_policy=NO_CACHE)
+def tell_sweep(removed: list[Item], *, dry_run: bool) -> None:
+    """What was, or would be, removed: a table artifact and a line."""
+    rows = [
+        {
+            "kind": item.kind,
+            "name": item.name,
+            "days old": round((time.time() - item.modified) / _DAY_S, 1),
+            "MB": round(item.num_bytes / 1e6, 1),
+        }
+        for item in removed
+    ]
+    verb = "would be removed (dry run)" if dry_run else "removed"
+    create_table_artifact(rows, key="housekeeping", description=f"{len(rows)} {verb}")
+    get_run_logger().info(
+        "%d %s, %.1f MB", len(rows), verb, sum(item.num_bytes for item in removed) / 1e6
+    )
+
+
+def _in_bucket(store: ObjectStore, kind: str, prefix: str, name: str, is_protected: bool) -> Item:
+    objects = store.list_objects(prefix)
+    return Item(
+        kind=kind,
+        name=name,
+        modified=max((each.modified for each in objects), default=0.0),
+        num_bytes=sum(each.size for each in objects),
+        is_protected=is_protected,
+    )
+
+
+def _on_disk(kind: str, path: Path, is_protected: bool) -> Item:
+    statuses = []
+    for file in path.rglob("*"):
+        with suppress(FileNotFoundError):  # a run in progress renames its temporary files
+            statuses.append(file.lstat())
+    return Item(
+        kind=kind,
+        name=path.name,
+        modified=max((status.st_mtime for status in statuses), default=path.stat().st_mtime),
+        num_bytes=sum(status.st_size for status in statuses),
+        is_protected=is_protected,
+    )
+
+
+def _remove(path: Path) -> bool:
+    """Whether the folder was free to go."""
+    try:
+        with FileLock(path.parent / f".{path.name}.lock", timeout=0):
+            shutil.rmtree(path)
+    except Timeout:
+        return False
+    return True

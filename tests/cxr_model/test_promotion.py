@@ -1,0 +1,129 @@
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_model.metrics import evaluate_predictions
+from cxr_model.model_files import ModelCard
+from cxr_model.promotion import check_gates, judge
+from cxr_model.run_folder import RunFolder, write_json, write_table
+from cxr_model.splits import write_splits
+
+CLASSES = ["normal", "covid"]
+MakeRun = Callable[..., RunFolder]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """A finished run whose network is right in ``share_right`` of its holdout films."""
+
+    def make(
+        name: str,
+        share_right: float,
+        *,
+        films: range = range(300),
+        classes: list[str] = CLASSES,
+        leaks: bool = False,
+    ) -> RunFolder:
+        run = RunFolder(tmp_path / name)
+        truth = np.array(films) % 2
+        right = np.random.default_rng(len(name)).random(len(films)) < share_right
+        predicted = np.where(right, truth, 1 - truth)
+        digests = [f"{film:064x}" for film in films]
+        table = pd.DataFrame(
+            {
+                # Called otherwise in each run: what counts is the content.
+                "path": [f"{name}/{film}.png" for film in films],
+                "sha256": digests,
+                "label": np.array(classes)[truth],
+                "group": [f"patient {film // 2}" for film in films],
+                "split": "holdout",
+            }
+        )
+        trained = table.assign(sha256="f" * 64, group="else", split="train", path="t.png").head(1)
+        if leaks:
+            trained = trained.assign(group="patient 0")
+        write_splits(pd.concat([table, trained]), run.splits)
+        scores = np.stack([1.0 - predicted, 1.0 * predicted], axis=1)
+        write_table(
+            run.predictions,
+            table.drop(columns="group").assign(
+                predicted=np.array(classes)[predicted],
+                **{f"probability_{each}": scores[:, i] for i, each in enumerate(classes)},
+            ),
+        )
+        holdout = evaluate_predictions(
+            table["label"].to_numpy(dtype=str),
+            scores,
+            table["group"].to_numpy(dtype=str),
+            classes,
+            draws=200,
+            seed=0,
+        )
+        write_json(run.metrics, {"holdout": holdout})
+        card = ModelCard(
+            run_id=name,
+            network={},
+            classes=classes,
+            size_px=64,
+            color="grey",
+            mean=0.5,
+            std=0.2,
+            num_parameters=1,
+            layers=[],
+        )
+        write_json(run.model_card, asdict(card))
+        return run
+
+    return make
+
+
+def test_the_first_network_is_promoted_when_its_gates_are_green(make_run: MakeRun) -> None:
+    verdict = judge(make_run("first", 0.8), None)
+    assert verdict.promote
+    assert [gate.name for gate in verdict.gates] == ["no group in two splits", "better than chance"]
+
+
+def test_a_better_network_takes_the_champions_place_and_a_worse_or_equal_one_does_not(
+    make_run: MakeRun,
+) -> None:
+    weak, strong = make_run("weak", 0.7), make_run("strong", 0.95)
+    verdict = judge(strong, weak)
+    assert verdict.promote
+    assert verdict.comparison is not None
+    assert verdict.comparison["n"] == 300
+    assert "McNemar p = " in verdict.why
+    assert not judge(weak, strong).promote
+    assert not judge(strong, strong).promote
+    assert judge(strong, strong).why.startswith("not promoted: not shown to be better")
+
+
+def test_only_films_that_neither_network_was_trained_on_are_compared(make_run: MakeRun) -> None:
+    verdict = judge(make_run("a", 0.95, films=range(100, 400)), make_run("bb", 0.6))
+    assert verdict.comparison is not None
+    assert verdict.comparison["n"] == 200
+
+
+def test_networks_without_films_or_classes_in_common_are_left_to_the_operator(
+    make_run: MakeRun,
+) -> None:
+    champion = make_run("champion", 0.6)
+    far = judge(make_run("far", 0.95, films=range(280, 600)), champion)
+    other = judge(make_run("other", 0.95, classes=["cat", "dog"]), champion)
+    assert not far.promote
+    assert "20 films are in both holdouts, fewer than 30" in far.why
+    assert not other.promote
+    assert "classes are cat, dog and were normal, covid" in other.why
+
+
+def test_a_red_gate_bars_the_way_even_where_there_is_no_champion(make_run: MakeRun) -> None:
+    for run in (make_run("leaking", 0.95, leaks=True), make_run("guessing", 0.5)):
+        verdict = judge(run, None)
+        assert not verdict.promote
+        assert "the gate is red" in verdict.why
+    leak, chance = check_gates(make_run("leaking", 0.95, leaks=True))
+    assert (leak.passed, chance.passed) == (False, True)
+    assert "group patient 0 stands in 2 splits" in leak.found

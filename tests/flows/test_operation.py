@@ -1,0 +1,204 @@
+"""Deployments, triggers, queues and the registry, on a real stack."""
+
+import json
+import shutil
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import pytest
+from shell import QUICK, Shell, wait_until
+
+from cxr_model.data_config import PhantomConfig
+from cxr_model.phantom import write_phantoms
+from tasks.storage import ObjectStore
+
+ONE_EPOCH = [*QUICK, "--set", "training.epochs=1"]
+
+
+class Api:
+    """The little of Prefect's API that a watcher needs."""
+
+    def __init__(self, stack: Shell) -> None:
+        self.client = httpx.Client(base_url=stack.settings.local_api_url, timeout=30)
+
+    def filter(self, what: str, **query: Any) -> list[dict[str, Any]]:
+        answer = self.client.post(f"/{what}/filter", json=query)
+        answer.raise_for_status()
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
+    def runs(self, flow: str) -> list[dict[str, Any]]:
+        """Flow runs of ``flow`` that were not merely scheduled for later."""
+        found = self.filter(
+            "flow_runs", flows={"name": {"any_": [flow]}}, sort="EXPECTED_START_TIME_ASC"
+        )
+        return [run for run in found if not run["auto_scheduled"]]
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        found = self.client.get(f"/deployments/name/{deployment}/{deployment}").json()
+        run = self.client.post(
+            f"/deployments/{found['id']}/create_flow_run", json={"parameters": parameters}
+        )
+        assert run.is_success, run.text
+        return str(run.json()["id"])
+
+    def wait(self, run_id: str) -> None:
+        def state() -> str:
+            run: dict[str, Any] = self.client.get(f"/flow_runs/{run_id}").json()
+            return str(run["state_type"])
+
+        wait_until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
+        assert state() == "COMPLETED"
+
+    def emit(self, event: str, resource: str) -> None:
+        now = datetime.now().astimezone().isoformat()
+        body = {"event": event, "occurred": now, "resource": {"prefect.resource.id": resource}}
+        self.client.post("/events", json=[body]).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("watched") / "films"
+    write_phantoms(root, PhantomConfig(num_films=45))
+    return root
+
+
+@pytest.fixture(scope="module")
+def api(stack: Shell, films: Path) -> Api:
+    """The stack with everything deployed for ``films``."""
+    stack.ok("deploy", "--data", films, *ONE_EPOCH, "--schedule", "predict=off")
+    return Api(stack)
+
+
+def deployed(api: Api) -> dict[str, Any]:
+    deployments = api.filter("deployments")
+    return {
+        "deployments": sorted(
+            (
+                each["name"],
+                each["id"],
+                each["work_queue_name"],
+                [(one["schedule"]["cron"], one["active"]) for one in each["schedules"]],
+                json.dumps(each["parameters"]),
+            )
+            for each in deployments
+        ),
+        "automations": sorted(each["name"] for each in api.filter("automations")),
+        "limits": sorted(each["name"] for each in api.filter("v2/concurrency_limits")),
+        "queues": sorted(
+            (each["priority"], each["name"]) for each in api.filter("work_pools/cxr-local/queues")
+        ),
+    }
+
+
+def test_deployed_twice_is_the_same(stack: Shell, api: Api, films: Path) -> None:
+    first = deployed(api)
+    stack.ok("deploy", "--data", films, *ONE_EPOCH, "--schedule", "predict=off")
+    assert deployed(api) == first
+    assert first["queues"] == [(1, "predictions"), (2, "default")]
+    schedules = {name: schedules for name, _, _, schedules, _ in first["deployments"]}
+    assert schedules["train"] == [("0 3 * * 0", True)]
+    assert schedules["crossval"] == [("0 4 1 * *", False)]
+    assert schedules["predict"] == [("*/15 * * * *", False)]
+    assert set(schedules) == {
+        *("train", "crossval", "watch-dataset", "predict", "evaluate", "housekeeping", "doctor")
+    }
+    assert len(first["automations"]) == len(set(first["automations"])) == 4
+
+
+def test_the_form_of_a_deployment_describes_its_settings(api: Api) -> None:
+    (train,) = (each for each in api.filter("deployments") if each["name"] == "train")
+    settings = train["parameter_openapi_schema"]["definitions"]["TrainingConfig"]["properties"]
+    assert "epochs" in settings
+    assert settings["precision"]["description"].startswith("``auto``")
+    answer = api.client.post(
+        f"/deployments/{train['id']}/create_flow_run",
+        json={"parameters": {"config": {"training": {"epochs": "many"}}}},
+    )
+    assert answer.status_code == 409
+    assert "many" in answer.text
+
+
+def test_what_cannot_be_deployed_is_one_line(stack: Shell, api: Api) -> None:
+    before = deployed(api)
+    told = stack.refused("deploy", "--schedule", "doctor=0 0 * * *")
+    assert "--schedule doctor: use one of train, crossval" in told
+    assert "write NAME=CRON" in stack.refused("deploy", "--schedule", "train")
+    assert "has no such block" in stack.refused("deploy", "--notify", "slack-webhook/none")
+    assert deployed(api) == before
+
+
+def test_a_change_of_the_films_starts_one_training_and_a_second_waits_for_it(
+    stack: Shell, api: Api, films: Path
+) -> None:
+    shutil.copy(next((films / "Normal").glob("*.jpg")), films / "Normal" / "00009999_000.jpg")
+    api.wait(api.start("watch-dataset"))
+    wait_until(lambda: api.runs("train"))
+    by_hand = api.start("train")
+    api.wait(api.start("watch-dataset"))  # announced already: no third one
+    api.wait(by_hand)
+    runs = api.runs("train")
+    assert [run["state_type"] for run in runs] == ["COMPLETED", "COMPLETED"]
+    assert len({run["name"] for run in runs}) == 2
+    assert runs[0]["end_time"] <= runs[1]["start_time"]
+    published = json.loads(stack.ok("runs", "--json"))
+    assert {f"train-{run['run_id']}" for run in published} == {run["name"] for run in runs}
+    assert stack.ok("report", "latest", "--to", "fetched").strip().endswith("report.html")
+    artifacts = {each["key"] for each in api.filter("artifacts/latest")}
+    assert {"promotion", "training-progress", "summary", "report"} <= artifacts
+
+
+def test_the_operator_promotes_and_rolls_back(stack: Shell, api: Api) -> None:
+    assert api
+    run_ids = [run["run_id"] for run in json.loads(stack.ok("runs", "--json"))]
+    for run_id in run_ids[::-1]:
+        told = stack.ok("promote", run_id, "--model", "films", "--reason", "looked at by hand")
+        assert f"champion of films: {run_id}" in told
+    assert f"champion of films: {run_ids[1]}" in stack.ok(
+        "rollback", "films", "--reason", "more false alarms"
+    )
+    models = json.loads(stack.ok("models", "--json"))
+    assert models["films"]["champion"]["run_id"] == run_ids[1]
+    assert models["films"]["champion"]["why"] == "more false alarms"
+    assert "more false alarms" in stack.ok("models")
+    assert "say why" in stack.refused("promote", "latest", "--reason", " ")
+
+
+def test_films_that_arrive_are_scored_once_each(stack: Shell, api: Api, films: Path) -> None:
+    """After the promotion: the champion answers."""
+    found = sorted((films / "COVID-19").glob("*.jpg"))
+    with ObjectStore(stack.settings.store) as store:
+        for key, path in (("a.jpg", found[0]), ("b.jpg", found[1]), ("copy.jpg", found[0])):
+            store.upload_file(path, f"inbox/{key}")
+        store.write_bytes("inbox/broken.jpg", b"no film")
+        api.emit("cxr.films.arrived", "cxr.inbox.inbox")
+        wait_until(lambda: api.runs("predict"))
+        api.wait(api.runs("predict")[0]["id"])
+        store.upload_file(found[2], "inbox/ward/c.jpg")
+        api.wait(api.start("predict"))
+        api.wait(api.start("predict"))
+        batches = store.list_folders("predictions/inbox/")
+        tables = [
+            store.read_bytes(f"predictions/inbox/{batch}/predictions.csv") for batch in batches
+        ]
+        page = store.read_bytes(f"predictions/inbox/{batches[0]}/report.html").decode()
+        assert len(store.list_objects("inbox/")) == 5
+    assert len(batches) == 2
+    scored = [pd.read_csv(BytesIO(table)) for table in tables]
+    assert sorted(pd.concat(scored)["path"]) == [
+        *("inbox/a.jpg", "inbox/b.jpg", "inbox/broken.jpg", "inbox/ward/c.jpg")
+    ]
+    assert "2 scored, 1 unreadable, 1 copies" in page
+
+
+def test_status_tells_workers_runs_and_limits(stack: Shell, api: Api) -> None:
+    assert api
+    found = json.loads(stack.ok("status", "--json"))
+    assert [worker["state"] for worker in found["workers"]] == ["ONLINE"]
+    assert {run["state"] for run in found["runs"]} == {"Completed"}
+    assert {limit["taken"] for limit in found["limits"]} == {0}
+    assert "ONLINE" in stack.ok("status")
