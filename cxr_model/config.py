@@ -5,9 +5,9 @@ flow parameters and ``config.json``. Nothing here is handed to an ``nn.Module``.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from cxr_model.config_checks import STRICT, require, require_seed
+from cxr_model.config_checks import STRICT, Bounds, Seed, check_bounds, require
 from cxr_model.data_config import DataConfig, LabelConfig, PhantomConfig, SplitConfig
 
 NetworkName = Literal["cxresnet", "seed-resnet", "seed-convnet", "resnet18", "darkcovidnet"]
@@ -23,9 +23,10 @@ class NetworkConfig:
     """Channels of the stem's two convolutions and of each stage of ``cxresnet``."""
     depths: tuple[int, ...] = (1, 1, 2)
     """Residual triples in each stage of ``cxresnet``."""
-    dropout: float = 0.3
+    dropout: Annotated[float, Bounds(least=0, below=1)] = 0.3
 
     def __post_init__(self) -> None:
+        check_bounds(self, "network")
         require(
             min(self.depths, default=0) >= 1,
             "network.depths",
@@ -38,7 +39,6 @@ class NetworkConfig:
             self.widths,
             "two widths of at least 8 for the stem and one for each entry of network.depths",
         )
-        require(0 <= self.dropout < 1, "network.dropout", self.dropout, "use 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,14 @@ class AugmentConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    rotation_deg: float = 7.0
-    scale: float = 0.1
+    rotation_deg: Annotated[float, Bounds(least=0, most=45)] = 7.0
+    scale: Annotated[float, Bounds(least=0, most=0.5)] = 0.1
     """Relative change of size."""
-    shift: float = 0.05
+    shift: Annotated[float, Bounds(least=0, most=0.5)] = 0.05
     """Share of the side."""
-    gamma: float = 0.2
+    gamma: Annotated[float, Bounds(least=0, most=1)] = 0.2
     """Exponent is drawn from exp(-gamma) to exp(gamma)."""
-    noise: float = 0.0
+    noise: Annotated[float, Bounds(least=0, most=0.5)] = 0.0
     """Standard deviation of Gaussian noise, as a share of the grey range, drawn from 0 to this.
     Off: max pooling takes noise for grain, and clean films then look unlike training ones."""
     flip: bool = True
@@ -62,36 +62,28 @@ class AugmentConfig:
     helps small sets measurably: 0.79 to 0.83 on 600 real films (``docs/log.md``)."""
 
     def __post_init__(self) -> None:
-        for name, largest in (
-            ("rotation_deg", 45.0),
-            ("scale", 0.5),
-            ("shift", 0.5),
-            ("gamma", 1.0),
-            ("noise", 0.5),
-        ):
-            value = getattr(self, name)
-            require(0 <= value <= largest, f"augment.{name}", value, f"use 0 to {largest}")
+        check_bounds(self, "augment")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    epochs: int = 60
-    batch_size: int = 16
+    epochs: Annotated[int, Bounds(least=1)] = 60
+    batch_size: Annotated[int, Bounds(least=2)] = 16
     progressive: bool = True
     """Train at half the films' side for half of the epochs, at three quarters of it for the
     next quarter, then at their full size: half the time, and on real films accuracy within the
     noise of it (``docs/log.md``). Lesions told by their grain want the full size."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, Bounds(above=0, below=10)] = 2e-3
     """The peak of ``one-cycle``, or the rate of ``constant``."""
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
+    weight_decay: Annotated[float, Bounds(least=0)] = 0.05
+    label_smoothing: Annotated[float, Bounds(least=0, below=1)] = 0.1
     balance_classes: bool = True
     """Weight the loss by inverse class frequency in the training split."""
-    ema_decay: float = 0.995
+    ema_decay: Annotated[float, Bounds(least=0, below=1)] = 0.995
     """Decay per step of the averaged weights that are validated and kept; 0: none."""
     device: str = "auto"
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
@@ -99,54 +91,25 @@ class TrainingConfig:
     """``auto``: bfloat16 autocast where the device computes it natively."""
     deterministic: bool = False
     """Only algorithms that give the same weights twice on one GPU; slower. A CPU always does."""
-    num_devices: int = 1
+    num_devices: Annotated[int, Bounds(least=1)] = 1
     """Above 1: as many processes under torchrun, each with a share of every batch."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: Annotated[float, Bounds(above=0)] = 5.0
     """A checkpoint is written after each epoch, and within one after as many minutes."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        require_seed("training.seed", self.seed)
-        require(self.epochs >= 1, "training.epochs", self.epochs, "use at least 1")
-        require(self.batch_size >= 2, "training.batch_size", self.batch_size, "use at least 2")
-        require(
-            0 < self.learning_rate < 10,
-            "training.learning_rate",
-            self.learning_rate,
-            "use above 0, below 10",
-        )
-        require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "use >= 0")
-        require(
-            0 <= self.label_smoothing < 1,
-            "training.label_smoothing",
-            self.label_smoothing,
-            "use 0 to below 1",
-        )
-        require(self.num_devices >= 1, "training.num_devices", self.num_devices, "use at least 1")
-        require(
-            self.checkpoint_minutes > 0,
-            "training.checkpoint_minutes",
-            self.checkpoint_minutes,
-            "use more than 0",
-        )
-        require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "use 0 to below 1")
+        check_bounds(self, "training")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    bootstrap_draws: int = 2000
-    seed: int = 0
+    bootstrap_draws: Annotated[int, Bounds(least=100)] = 2000
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        require_seed("evaluate.seed", self.seed)
-        require(
-            self.bootstrap_draws >= 100,
-            "evaluate.bootstrap_draws",
-            self.bootstrap_draws,
-            "use at least 100",
-        )
+        check_bounds(self, "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,36 +121,23 @@ class ExplainConfig:
         "integrated-gradients",
         "grad-cam",
     )
-    films_per_class: int = 2
+    films_per_class: Annotated[int, Bounds(least=1)] = 2
     """Holdout films of each class drawn for the gallery."""
-    num_mistakes: int = 4
+    num_mistakes: Annotated[int, Bounds(least=0)] = 4
     """Holdout films that are most confidently wrong."""
-    occlusion_window_px: int = 45
-    occlusion_stride_px: int = 9
-    integrated_gradients_steps: int = 32
-    seed: int = 0
+    occlusion_window_px: Annotated[int, Bounds(least=1)] = 45
+    occlusion_stride_px: Annotated[int, Bounds(least=1)] = 9
+    integrated_gradients_steps: Annotated[int, Bounds(least=2)] = 32
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        require_seed("explain.seed", self.seed)
+        check_bounds(self, "explain")
         require(bool(self.methods), "explain.methods", self.methods, "name at least one method")
         require(
-            self.films_per_class >= 1,
-            "explain.films_per_class",
-            self.films_per_class,
-            "use at least 1",
-        )
-        require(self.num_mistakes >= 0, "explain.num_mistakes", self.num_mistakes, "use >= 0")
-        require(
-            1 <= self.occlusion_stride_px <= self.occlusion_window_px,
+            self.occlusion_stride_px <= self.occlusion_window_px,
             "explain.occlusion_stride_px",
             self.occlusion_stride_px,
             "use 1 to explain.occlusion_window_px",
-        )
-        require(
-            self.integrated_gradients_steps >= 2,
-            "explain.integrated_gradients_steps",
-            self.integrated_gradients_steps,
-            "use at least 2",
         )
 
 

@@ -2,9 +2,9 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from cxr_model.config_checks import STRICT, require, require_seed
+from cxr_model.config_checks import STRICT, Bounds, Seed, check_bounds, require
 from cxr_model.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ class DataConfig:
 
     source: str = "phantom"
     """phantom[:N], kaggle[:owner/slug[/version]], a folder, a zip file or s3://bucket/prefix."""
-    size_px: int = 192
+    size_px: Annotated[int, Bounds(least=32, most=1024)] = 192
     """Side of the square that every film is resized to."""
     color: Literal["grey", "rgb"] = "grey"
     """Channels kept by the cache: one, or three for image sets whose colour carries meaning."""
@@ -33,25 +33,16 @@ class DataConfig:
     """For films without a patient: file names of one folder whose first group is the same
     are of one series, and stay together (``case2a.jpg`` and ``case2b.jpg``, ``fig5-day0.png``
     and ``fig5-day4.png``). Empty: no series rule."""
-    max_unreadable_fraction: float = 0.01
+    max_unreadable_fraction: Annotated[float, Bounds(least=0, most=1)] = 0.01
     """A run stops when more than this share of the films cannot be decoded."""
-    max_extracted_gb: float = 50.0
+    max_extracted_gb: Annotated[float, Bounds(above=0)] = 50.0
     """Archives that would unpack to more are refused."""
-    max_extracted_files: int = 500_000
+    max_extracted_files: Annotated[int, Bounds(above=0)] = 500_000
     """Archives that hold more members are refused."""
 
     def __post_init__(self) -> None:
+        check_bounds(self, "data")
         require(bool(self.source), "data.source", self.source, "name a data source")
-        require(32 <= self.size_px <= 1024, "data.size_px", self.size_px, "use 32 to 1024")
-        require(
-            0 <= self.max_unreadable_fraction <= 1,
-            "data.max_unreadable_fraction",
-            self.max_unreadable_fraction,
-            "use 0 to 1",
-        )
-        for name in ("max_extracted_gb", "max_extracted_files"):
-            value = getattr(self, name)
-            require(value > 0, f"data.{name}", value, "use more than 0")
         for name in ("patient_pattern", "series_pattern"):
             pattern = getattr(self, name)
             try:
@@ -74,40 +65,33 @@ class PhantomConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    num_films: int = 600
-    seed: int = 0
-    films_per_patient: int = 1
+    num_films: Annotated[int, Bounds(least=15)] = 600
+    seed: Seed = 0
+    films_per_patient: Annotated[int, Bounds(least=1)] = 1
     """Films that share a patient number in their NIH-style file name."""
-    num_exact_duplicates: int = 0
+    num_exact_duplicates: Annotated[int, Bounds(least=0)] = 0
     """Films written a second time, byte for byte, under another name."""
-    num_near_duplicates: int = 0
+    num_near_duplicates: Annotated[int, Bounds(least=0)] = 0
     """Films written a second time after a small crop, gamma and re-encoding."""
-    num_unreadable: int = 0
+    num_unreadable: Annotated[int, Bounds(least=0)] = 0
     """Files whose bytes are cut short or are no image at all."""
-    num_wrong_labels: int = 0
+    num_wrong_labels: Annotated[int, Bounds(least=0)] = 0
     """Films that stand in the folder of another class."""
     marker_class: str = ""
     """Class whose films all carry a bright corner marker; empty: none."""
 
     def __post_init__(self) -> None:
-        require_seed("phantom.seed", self.seed)
+        check_bounds(self, "phantom")
         require(
             self.marker_class in ("", *default_patterns()),
             "phantom.marker_class",
             self.marker_class,
             f"use one of {', '.join(default_patterns())}",
         )
-        require(self.num_films >= 15, "phantom.num_films", self.num_films, "use at least 15")
-        require(
-            self.films_per_patient >= 1,
-            "phantom.films_per_patient",
-            self.films_per_patient,
-            "use at least 1",
-        )
         for name in ("exact_duplicates", "near_duplicates", "unreadable", "wrong_labels"):
             count = getattr(self, f"num_{name}")
             require(
-                0 <= count <= self.num_films,
+                count <= self.num_films,
                 f"phantom.num_{name}",
                 count,
                 f"use 0 to phantom.num_films ({self.num_films})",
@@ -158,15 +142,12 @@ class LabelConfig:
 class SplitConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    validation_fraction: float = 0.2
-    holdout_fraction: float = 0.2
-    seed: int = 0
+    validation_fraction: Annotated[float, Bounds(above=0, below=1)] = 0.2
+    holdout_fraction: Annotated[float, Bounds(above=0, below=1)] = 0.2
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        require_seed("split.seed", self.seed)
-        for name in ("validation_fraction", "holdout_fraction"):
-            value = getattr(self, name)
-            require(0 < value < 1, f"split.{name}", value, "use a share between 0 and 1")
+        check_bounds(self, "split")
         require(
             self.validation_fraction + self.holdout_fraction < 1,
             "split.validation_fraction",

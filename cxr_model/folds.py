@@ -5,13 +5,13 @@ film, may then stand on both sides. ``grouped`` keeps together what `group_films
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr_model.config_checks import STRICT, require, require_seed
+from cxr_model.config_checks import STRICT, Bounds, Seed, check_bounds, require
 from cxr_model.errors import DataError
 from cxr_model.splits import COLUMNS, group_films
 
@@ -27,24 +27,22 @@ class CrossvalConfig:
 
     protocols: tuple[Protocol, ...] = PROTOCOLS
     """``naive`` (films dealt out singly), ``grouped`` (patients, series, duplicates together)."""
-    num_folds: int = 5
-    repeats: int = 1
+    num_folds: Annotated[int, Bounds(least=2)] = 5
+    repeats: Annotated[int, Bounds(least=1)] = 1
     """Each one with other folds and another seed of the training."""
-    validation_fraction: float = 0.0
+    validation_fraction: Annotated[float, Bounds(least=0, most=0.5)] = 0.0
     """Share of a fold's training films that chooses the epoch, one in a whole number (0.1, 0.2,
     0.25); 0: the last epoch is kept."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        require_seed("crossval.seed", self.seed)
+        check_bounds(self, "crossval")
         require(
             0 < len(set(self.protocols)) == len(self.protocols),
             "crossval.protocols",
             self.protocols,
             "name each once",
         )
-        require(self.num_folds >= 2, "crossval.num_folds", self.num_folds, "use at least 2")
-        require(self.repeats >= 1, "crossval.repeats", self.repeats, "use at least 1")
         parts = 1 / self.validation_fraction if self.validation_fraction else 2.0
         require(
             2 <= parts <= 20 and abs(parts - round(parts)) < 0.02 * parts,

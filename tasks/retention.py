@@ -3,16 +3,16 @@
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from filelock import FileLock, Timeout
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from cxr_model.config_checks import STRICT, require
+from cxr_model.config_checks import STRICT, Bounds, check_bounds
 from tasks.registry import registered_runs
 from tasks.retries import on_transient_io
 from tasks.run_store import list_runs, remove_run
@@ -28,18 +28,17 @@ class Retention:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    max_runs: int = 50
+    max_runs: Annotated[int, Bounds(least=1)] = 50
     """Published runs, and as many run folders on the worker."""
-    max_age_days: float = 180.0
+    max_age_days: Annotated[float, Bounds(above=0)] = 180.0
     """Days since the last change, of published runs, run folders, caches and fetched files."""
-    max_checkpoint_days: float = 14.0
+    max_checkpoint_days: Annotated[float, Bounds(above=0)] = 14.0
     """Days since the last change, of checkpoints of runs that never ended."""
-    max_gb: float = 200.0
+    max_gb: Annotated[float, Bounds(above=0)] = 200.0
     """Of each kind."""
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            require(value > 0, f"retention.{name}", value, "use more than 0")
+        check_bounds(self, "retention")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,7 @@ def test_labels_have_short_forms() -> None:
         ("phantom.marker_class=cat", "phantom.marker_class='cat': use one of normal"),
         ("data.max_extracted_gb=0", "data.max_extracted_gb=0.0: use more than 0"),
         ("data.size_px=8", "data.size_px=8: use 32 to 1024"),
-        ("phantom.num_unreadable=-1", "phantom.num_unreadable=-1: use 0 to phantom.num_films"),
+        ("phantom.num_unreadable=-1", "phantom.num_unreadable=-1: use at least 0"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(setting: str, message: str) -> None:
