@@ -72,7 +72,7 @@ def _measure(prepared: Prepared, config: RunConfig, work: Path, times: int) -> d
 
 
 @contextmanager
-def _peak_memory() -> Iterator[list[int]]:
+def peak_memory() -> Iterator[list[int]]:
     """A list of one number, the largest ``RssAnon`` of the block so far, in kB."""
     peak, done = [0], threading.Event()
 
@@ -96,7 +96,7 @@ def main() -> None:
     work = Path(sys.argv[1])
     config = read_config(work / "config.json")
     once = replace(config, training=replace(config.training, epochs=1))
-    with _peak_memory() as peak:
+    with peak_memory() as peak:
         started = time.perf_counter()
         prepared = prepare(once, work)
         decoded = time.perf_counter()

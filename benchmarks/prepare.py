@@ -16,9 +16,13 @@ from cxr_model.errors import DataError
 from cxr_model.films import FilmSet, film_set
 from cxr_model.index import build_index
 from cxr_model.labels import order_classes
-from cxr_model.network import build_network, network_arguments
+from cxr_model.model_files import ModelCard, save_model
+from cxr_model.network import build_network, network_arguments, num_parameters
 from cxr_model.phantom import write_phantoms
+from cxr_model.run_folder import RunFolder
 from cxr_model.trainer import Trainer
+
+UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,30 @@ class Prepared:
         return film_set(
             FilmCache.open(self.cache_folder), films["sha256"].tolist(), targets, device
         )
+
+
+def save_untrained(films: Prepared, config: RunConfig, folder: Path) -> RunFolder:
+    """The settings' network with fresh weights, as a run leaves its trained one."""
+    arguments = network_arguments(
+        config.network,
+        in_channels=3 if config.data.color == "rgb" else 1,
+        num_classes=len(films.classes),
+    )
+    network = build_network(arguments, torch.Generator().manual_seed(0))
+    card = ModelCard(
+        run_id=UNTRAINED,
+        network=arguments,
+        classes=films.classes,
+        size_px=config.data.size_px,
+        color=config.data.color,
+        mean=0.5,
+        std=0.25,
+        num_parameters=num_parameters(network),
+        layers=[],
+    )
+    run = RunFolder(folder)
+    save_model(run, network.state_dict(), card)
+    return run
 
 
 def prepare(config: RunConfig, work: Path) -> Prepared:

@@ -74,7 +74,7 @@ def _open_dicom(data: bytes) -> Image.Image:
     try:  # training on other films needs no pydicom
         from cxr_model.dicom import read_dicom
     except ModuleNotFoundError as error:
-        raise DataError("DICOM, for which 'pip install pydicom[pixeldata]' is needed") from error
+        raise DataError("DICOM, for which 'pip install pydicom imagecodecs' is needed") from error
     return read_dicom(data, max_pixels=_MAX_PIXELS)
 
 

@@ -14,6 +14,7 @@ from benchmarks.cache_speed import measure_cache
 from benchmarks.epochs_speed import measure_epochs
 from benchmarks.explain_speed import measure_explanations
 from benchmarks.growth import measure_growth
+from benchmarks.predict_speed import measure_predictions
 from benchmarks.prepare import Prepared, prepare
 from benchmarks.time_to_accuracy import measure_time_to_accuracy
 from benchmarks.train_speed import measure_training
@@ -38,6 +39,7 @@ def run_benchmark(
             "cache": lambda films: measure_cache(films, config.data.size_px, rounds=rounds),
             "growth": lambda films: measure_growth(films, config, times),
             "explain": lambda films: _explain(films, config, rounds),
+            "predict": lambda films: measure_predictions(films, config, work, times, rounds=rounds),
             "serve": lambda films: bench_serving(films, config, work, rounds),
         }
         return {"benchmark": what, **kinds[what](prepare(config, work))}

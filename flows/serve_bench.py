@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
 
-from benchmarks.prepare import Prepared
+from benchmarks.prepare import UNTRAINED, Prepared, save_untrained
 from benchmarks.serve_speed import measure_serving
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
 from cxr_model.errors import StackError
-from cxr_model.model_files import ModelCard, save_model
-from cxr_model.network import build_network, network_arguments, num_parameters
 from cxr_model.run_folder import RunFolder
 from cxr_model.serving import load_to_serve
 from flows.commands.shared import open_store
@@ -27,7 +24,6 @@ from flows.embedded_store import free_port
 from flows.settings import Settings
 from tasks.run_store import publish_run
 
-_RUN_ID = "untrained"
 _NUM_FILMS = 64
 _START_TIMEOUT_S = 120.0
 
@@ -45,29 +41,12 @@ def bench_serving(films: Prepared, config: RunConfig, work: Path, rounds: int) -
 def _publish_untrained(
     films: Prepared, config: RunConfig, work: Path, settings: Settings
 ) -> RunFolder:
-    channels = 3 if config.data.color == "rgb" else 1
-    arguments = network_arguments(
-        config.network, in_channels=channels, num_classes=len(films.classes)
-    )
-    network = build_network(arguments, torch.Generator().manual_seed(0))
-    card = ModelCard(
-        run_id=_RUN_ID,
-        network=arguments,
-        classes=films.classes,
-        size_px=config.data.size_px,
-        color=config.data.color,
-        mean=0.5,
-        std=0.25,
-        num_parameters=num_parameters(network),
-        layers=[],
-    )
-    run = RunFolder(work / _RUN_ID)
-    save_model(run, network.state_dict(), card)
+    run = save_untrained(films, config, work / UNTRAINED)
     unknown = {"value": None, "ci_low": None, "ci_high": None, "n": 0}
     headline: dict[str, Any] = {"preset": config.preset, "source": config.data.source}
     headline |= {"network": config.network.name, "accuracy": unknown, "balanced_accuracy": unknown}
     with open_store(settings) as store:
-        publish_run(store, run, _RUN_ID, headline)
+        publish_run(store, run, UNTRAINED, headline)
     return run
 
 
@@ -79,7 +58,7 @@ def _served(settings: Settings, log: Path) -> Iterator[str]:
         "CXR_PREFECT_PORT": str(settings.prefect_port),
         "CXR_S3_PORT": str(settings.store_port),
     }
-    command = [sys.executable, "-m", "flows.cli", "serve", "--model", _RUN_ID, "--port", "0"]
+    command = [sys.executable, "-m", "flows.cli", "serve", "--model", UNTRAINED, "--port", "0"]
     with (
         log.open("wb") as output,
         subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process,

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "cache": "decoding films per second",
     "growth": "seconds and memory for multiples of the films",
     "explain": "explanations per second",
+    "predict": "scoring films per second, and memory for multiples of the films",
     "serve": "latency and films per second of 'cxr serve'",
     "scale": "tables, runs and batches by the hundred thousand, simulated",
     "start": "a run of 'cxr train': time to the first step, share of the orchestration",
@@ -31,7 +32,7 @@ def bench(
     steps: Annotated[int, typer.Option(help="Batches a time, for train.", min=1)] = 4,
     times: Annotated[
         list[int] | None,
-        typer.Option(help="Multiples of the films, for growth; may be repeated.", min=1),
+        typer.Option(help="Multiples of the films, for growth, predict; may be repeated.", min=1),
     ] = None,
     run_id: RunId = "",
     as_json: Json = False,

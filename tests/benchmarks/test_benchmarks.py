@@ -16,6 +16,7 @@ from benchmarks.explain_speed import measure_explanations
 from benchmarks.growth import measure_growth
 from benchmarks.orchestration import by_stage, measure_orchestration
 from benchmarks.plots import growth_curves, training_rates
+from benchmarks.predict_speed import measure_predictions
 from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
 from benchmarks.serve_speed import measure_serving
@@ -102,6 +103,16 @@ def test_the_service_is_put_beside_the_forward_pass(tmp_path: Path) -> None:
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         assert 1 <= row["films_per_pass"] <= min(clients, 16)
     assert json.loads(json.dumps(measured)) == measured
+
+
+def test_scoring_is_put_beside_its_halves_and_its_memory_is_watched(
+    films: Prepared, tmp_path: Path
+) -> None:
+    found = measure_predictions(films, CONFIG, tmp_path, [1, 3], rounds=1)
+    assert set(found["films_per_s"]) == {"here", "decoding", "forward"}
+    assert [row["num_films"] for row in found["rows"]] == [18, 54]
+    assert all(row["peak_mb"] > 50 for row in found["rows"])
+    assert found["ratios"]["of_limit"] > 0
 
 
 def test_a_whole_training_is_timed_and_validated(films: Prepared) -> None:

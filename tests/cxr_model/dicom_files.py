@@ -4,18 +4,26 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from imagecodecs import jpeg8_encode
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
 
-COMPRESSED = {"RLE": RLELossless, "JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless}
+COMPRESSED = {
+    "RLE": RLELossless,
+    "JPEG-LS": JPEGLSLossless,
+    "JPEG 2000": JPEG2000Lossless,
+    "lossless JPEG": JPEGLosslessSV1,
+}
 PATIENT = {"PatientName": "Roe^Jane", "PatientID": "4711", "PatientBirthDate": "19700101"}
 
 
@@ -40,7 +48,13 @@ def dicom_bytes(
     )
     for keyword, value in elements.items():
         setattr(film, keyword, value)
-    if syntax in COMPRESSED.values():
+    if syntax == JPEGLosslessSV1:  # pydicom has no encoder for it
+        depth = bits or 8 * levels.itemsize
+        frame = jpeg8_encode(levels, lossless=True, predictor=1, bitspersample=depth)
+        film.PixelData = encapsulate([frame])
+        film["PixelData"].VR = "OB"
+        film.file_meta.TransferSyntaxUID = syntax
+    elif syntax in COMPRESSED.values():
         film.compress(syntax, generate_instance_uid=False)
     else:
         film.file_meta.TransferSyntaxUID = syntax

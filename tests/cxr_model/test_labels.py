@@ -89,7 +89,7 @@ def test_a_missing_or_empty_root_is_refused(tmp_path: Path) -> None:
     (tmp_path / "film.png").touch()
     refuse(tmp_path / "film.png", LabelConfig(), "is no folder")
     (tmp_path / "empty").mkdir()
-    refuse(tmp_path / "empty", LabelConfig(), "holds no image file (.bmp, .gif")
+    refuse(tmp_path / "empty", LabelConfig(), "holds no image file (.bmp, .dcm")
 
 
 def test_a_class_without_films_is_refused_with_the_setting(write_film: WriteFilm) -> None:
