@@ -7,6 +7,7 @@ from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pandas as pd
@@ -57,7 +58,14 @@ class Api:
 
     def emit(self, event: str, resource: str) -> None:
         now = datetime.now().astimezone().isoformat()
-        body = {"event": event, "occurred": now, "resource": {"prefect.resource.id": resource}}
+        body = {
+            "id": str(uuid4()),
+            "event": event,
+            "occurred": now,
+            "resource": {"prefect.resource.id": resource},
+            "payload": {},
+            "related": [],
+        }
         self.client.post("/events", json=[body]).raise_for_status()
 
 
