@@ -7,6 +7,7 @@ and batches are real objects in the embedded store on loopback. Each row has the
 one call, and the peak memory of the process after it.
 """
 
+import hashlib
 import json
 import resource
 import tempfile
@@ -72,7 +73,7 @@ def _tables(count: int) -> Iterator[dict[str, Any]]:
     films = pd.DataFrame(
         {
             "path": [f"images/{i:08d}_000.png" for i in range(count)],
-            "sha256": [f"{i:064x}" for i in generator.permutation(count)],
+            "sha256": [hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)],
             "label": np.array(_CLASSES)[generator.integers(3, size=count)],
             "patient": [f"{i * 9 // 10:08d}" for i in range(count)],
             "series": "",
