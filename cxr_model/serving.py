@@ -46,7 +46,7 @@ def decode_sent(predictor: Predictor, data: bytes, name: str) -> Pixels:
         # Clients choose the name: no folders, no second line, no end of it.
         shown, reason = PurePath(name).name[:_NAME_LENGTH], " ".join(str(error).split())
         raise DataError(
-            f"{shown!r}: cannot be decoded ({reason}); send a radiograph as an image file"
+            f"{shown!r}: cannot be decoded ({reason}); send an image or DICOM file of a radiograph"
         ) from error
 
 

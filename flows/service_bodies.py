@@ -92,7 +92,7 @@ FILM_FORM: dict[str, Any] = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "A chest radiograph as an image file.",
+                            "description": "A chest radiograph: JPEG, PNG, TIFF, DICOM and others.",
                         }
                     },
                 }

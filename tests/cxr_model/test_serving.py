@@ -87,7 +87,7 @@ def test_an_explanation_shows_the_film_and_its_heat_map(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_film_are_refused_by_name_and_in_one_line(tmp_path: Path) -> None:
     model = tiny_model(tmp_path)
-    told = r"^'notes\.txt': cannot be decoded \(no known image format\); send a radiograph"
+    told = r"^'notes\.txt': cannot be decoded \(no known image format\); send an image or DICOM"
     with pytest.raises(DataError, match=told):
         decode_sent(model, b"no image.", "../secret/notes.txt")
     with pytest.raises(DataError) as caught:
