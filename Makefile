@@ -33,6 +33,7 @@ bench: setup
 	$(BIN)/cxr bench train
 	$(BIN)/cxr bench cache
 	$(BIN)/cxr bench explain
+	$(BIN)/cxr bench serve --data phantom:64
 	$(BIN)/cxr bench epochs --set training.epochs=3
 	$(BIN)/cxr bench growth --set data.size_px=64
 
