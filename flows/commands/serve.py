@@ -43,37 +43,42 @@ def serve(
     # From here on SIGTERM unwinds what is open, the embedded store among it; so it does
     # after the server has answered its last request, when uvicorn raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from cxr_model.batcher import BatchLimits
-    from cxr_model.device import resolve_device
-    from flows.served_model import ServedModel
-    from flows.service import ServiceConfig, create_app
-    from flows.service_upload import MEGABYTE
-    from tasks.named_model import find_model
-
     settings = Settings.from_environment()
-    config = ServiceConfig(
-        limits=BatchLimits(max_size=max_batch, max_wait_s=max_wait_ms / 1000),
-        max_bytes=round(max_mb * MEGABYTE),
-        api_key=settings.api_key,
-    )
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("flows").setLevel(logging.INFO)
-    with _listen(host, port) as listener, open_store(settings) as store:
-        served = ServedModel(
-            lambda: find_model(store, model, settings.fetched_dir),
-            resolve_device("auto"),
-            refresh_s,
+    with _listen(host, port) as listener:  # before seconds of imports
+        from cxr_model.batcher import BatchLimits
+        from cxr_model.device import resolve_device
+        from flows.served_model import ServedModel
+        from flows.service import ServiceConfig, create_app
+        from flows.service_upload import MEGABYTE
+        from tasks.named_model import find_model
+
+        config = ServiceConfig(
+            limits=BatchLimits(max_size=max_batch, max_wait_s=max_wait_ms / 1000),
+            max_bytes=round(max_mb * MEGABYTE),
+            api_key=settings.api_key,
         )
-        address, port = listener.getsockname()[:2]
-        err.print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
-        if settings.api_key is None and not ip_address(address).is_loopback:
-            err.print("no CXR_API_KEY is set: whoever reaches this address may ask")
-        _run(create_app(served, config), listener)
+        _tell_address(host, listener, settings)
+        with open_store(settings) as store:
+            served = ServedModel(
+                lambda: find_model(store, model, settings.fetched_dir),
+                resolve_device("auto"),
+                refresh_s,
+            )
+            _run(create_app(served, config), listener)
+
+
+def _tell_address(host: str, listener: socket.socket, settings: Settings) -> None:
+    address, port = listener.getsockname()[:2]
+    err.print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
+    if settings.api_key is None and not ip_address(address).is_loopback:
+        err.print("no CXR_API_KEY is set: whoever reaches this address may ask")
 
 
 def _run(app: "FastAPI", listener: socket.socket) -> None:
     import uvicorn
 
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("flows").setLevel(logging.INFO)
     config = uvicorn.Config(
         app,
         log_config=None,
