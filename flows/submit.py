@@ -2,30 +2,40 @@
 
 import re
 import time
+from datetime import timedelta
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    LogFilter,
+    LogFilterFlowRunId,
+    LogFilterTimestamp,
+)
+from prefect.client.schemas.objects import FlowRun, Log
 from prefect.client.schemas.sorting import LogSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
+from prefect.types import DateTime
 from rich.console import Console
 
 from cxr_model.errors import CxrError, StackError
 from flows.jobs import Job
 from flows.stack import WORK_POOL
 
-_POLL_S = 2.0
-_LATEST = 100  # so far back a late line may sort
+# Each look takes the server and this process some 0.05 s, which a training here would use.
+_LEAST_POLL_S, _MOST_POLL_S = 1.0, 5.0
+_LAST_LINES_S = 3.0  # Prefect sends a process's lines every other second, and as it ends
+_LATE = timedelta(seconds=15)  # so far back a late line may sort
+_PAGE = 200
 _PATIENCE_S = 60.0
 _RESTART_S = 90.0  # after a crash: the automation answers in 20 s or so, a busy server later
 # What Prefect says to those who look after it; the run's own lines are shown.
 _WORKERS_TALK = {"prefect.flow_runs.worker", "prefect.flow_runs.runner", "prefect.deployment"}
 _ENGINES_TALK = {"Finished in state Completed()"}
+_ENGINES_LAST_WORDS = "Finished in state "
 _FAILURE = re.compile(r"Flow run encountered an exception: (\w+): (.*)", re.DOTALL)
 
 
@@ -70,46 +80,74 @@ def flow_run_page(api_url: str, flow_run_id: UUID) -> str:
 
 
 def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> None:
-    shown: set[UUID | None] = set()
+    log = _RunLog(client, flow_run_id, console)
     started, warned = time.monotonic(), False
     crashed_at: float | None = None
     while True:
         state = client.read_flow_run(flow_run_id).state
         assert state is not None
-        # Slept and read after the state: the last lines of a finished run are shown too.
-        time.sleep(_POLL_S)
-        _print_new_logs(client, flow_run_id, shown, console)
+        log.print_new()
+        now = time.monotonic()
         if state.is_crashed():
             if crashed_at is None:
-                crashed_at = time.monotonic()
+                crashed_at = now
                 console.print(f"the run crashed ({state.message}); it is to be started anew")
-            if time.monotonic() - crashed_at > _RESTART_S:
+            if now - crashed_at > _RESTART_S:
                 break
         elif state.is_final():
             break
         elif state.is_running():
             crashed_at = None
-        elif state.is_scheduled() and not warned and time.monotonic() - started > _PATIENCE_S:
+        elif state.is_scheduled() and not warned and now - started > _PATIENCE_S:
             console.print(f"no worker has taken the run yet; is one listening on {WORK_POOL}?")
             warned = True
+        time.sleep(min(_LEAST_POLL_S + (now - started) / 20, _MOST_POLL_S))
+    log.print_last()
     if not state.is_completed():
         raise _failure(state.name or state.type.value, state.message or "")
 
 
-def _print_new_logs(
-    client: SyncPrefectClient, flow_run_id: UUID, shown: set[UUID | None], console: Console
-) -> None:
-    """Print what is not in ``shown`` yet: late lines may sort before those already there."""
-    of_this_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
-    offset = max(0, len(shown) - _LATEST)
-    while logs := client.read_logs(of_this_run, offset=offset, sort=LogSort.TIMESTAMP_ASC):
-        offset += len(logs)
-        for log in logs:
-            if log.id in shown:
-                continue
-            shown.add(log.id)
-            if not (log.name in _WORKERS_TALK or log.message in _ENGINES_TALK):
-                console.print(f"{log.timestamp:%H:%M:%S} {log.message}")
+class _RunLog:
+    """Prints a flow run's lines as they come; late ones sort before those already there."""
+
+    def __init__(self, client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> None:
+        self._client, self._flow_run_id, self._console = client, flow_run_id, console
+        self._shown: set[UUID | None] = set()
+        self._newest: DateTime | None = None
+        self._has_ended = False
+
+    def print_new(self) -> None:
+        since = self._newest and self._newest - _LATE
+        which = LogFilter(
+            flow_run_id=LogFilterFlowRunId(any_=[self._flow_run_id]),
+            timestamp=LogFilterTimestamp(after_=since),
+        )
+        offset = 0
+        while True:
+            lines = self._client.read_logs(
+                which, offset=offset, limit=_PAGE, sort=LogSort.TIMESTAMP_ASC
+            )
+            for line in lines:
+                if line.id not in self._shown:
+                    self._print(line)
+            if len(lines) < _PAGE:
+                break
+            offset += len(lines)
+
+    def print_last(self) -> None:
+        """Print until the flow's last line has come, or should have."""
+        deadline = time.monotonic() + _LAST_LINES_S
+        while not self._has_ended and time.monotonic() < deadline:
+            time.sleep(0.2)
+            self.print_new()
+
+    def _print(self, line: Log) -> None:
+        self._shown.add(line.id)
+        self._newest = max(self._newest or line.timestamp, line.timestamp)
+        if line.name == "prefect.flow_runs":  # a crashed one that goes on has not
+            self._has_ended = line.message.startswith(_ENGINES_LAST_WORDS)
+        if not (line.name in _WORKERS_TALK or line.message in _ENGINES_TALK):
+            self._console.print(f"{line.timestamp:%H:%M:%S} {line.message}")
 
 
 def _failure(state: str, message: str) -> Exception:

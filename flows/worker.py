@@ -4,12 +4,15 @@ Run as ``python -m flows.worker`` with ``PREFECT_API_URL`` set.
 """
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
+from multiprocessing import get_context
 from threading import Thread
 
 import httpx
+from prefect.cli import app as prefect_cli
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -22,34 +25,44 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed, Failed
 
 from cxr_model.errors import StackError
-from flows.deploy import apply_if_changed, load_flows, read_plan
 from flows.settings import Settings
 from flows.stack import FOR_A_COMMAND, WORK_POOL
+from flows.supervisor import end_with_parent
 
 _SERVER_TIMEOUT_S = 120.0
 
 
 def main() -> None:
-    """Never returns: the process becomes the worker."""
+    """Never returns: the process is the worker."""
+    # In a process of its own, whose libraries do not stay in the worker's memory.
+    applying = get_context("spawn").Process(target=_apply_deployments)
+    applying.start()
+    applying.join()
+    if applying.exitcode:
+        sys.exit(1)  # it has told why
+    with get_client(sync_client=True) as client:
+        _end_lost_runs(client, go_on=FOR_A_COMMAND not in os.environ)
+    page = os.environ["PREFECT_API_URL"].removesuffix("/api")
+    print(f"ready: runs and deployments at {page}; Ctrl-C or 'cxr down' ends the stack", flush=True)
+    # Prefect's command line, in this process: another one would import for seconds first.
+    # One run at a time: two on one machine would take twice as long each.
+    command = ["worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", "local"]
+    sys.argv = ["prefect", *command, "--limit", "1"]
+    prefect_cli()
+
+
+def _apply_deployments() -> None:
+    end_with_parent(signal.SIGKILL)
+    from flows.deploy import apply_if_changed, load_flows, read_plan
+
     # Seconds of work that deployments need, if there is a change, while the server starts.
     Thread(target=load_flows, daemon=True).start()
     _wait_for_server(os.environ["PREFECT_API_URL"])
-    settings, plan = Settings.from_environment(), read_plan(Settings.from_environment())
-    is_for_a_command = FOR_A_COMMAND in os.environ
-    if is_for_a_command:  # which is not to wait for what a schedule starts
+    settings = Settings.from_environment()
+    plan = read_plan(settings)
+    if FOR_A_COMMAND in os.environ:  # which is not to wait for what a schedule starts
         plan = replace(plan, schedules_active=False)
     apply_if_changed(plan, settings)
-    with get_client(sync_client=True) as client:
-        _end_lost_runs(client, go_on=not is_for_a_command)
-    page = os.environ["PREFECT_API_URL"].removesuffix("/api")
-    print(f"ready: runs and deployments at {page}; Ctrl-C or 'cxr down' ends the stack", flush=True)
-    prefect = [sys.executable, "-m", "prefect", "worker", "start"]
-    # One run at a time: two on one machine would take twice as long each.
-    # A fresh process: the flow's libraries would stay in this one's memory.
-    os.execv(
-        sys.executable,
-        [*prefect, "--pool", WORK_POOL, "--type", "process", "--name", "local", "--limit", "1"],
-    )
 
 
 def _wait_for_server(api_url: str) -> None:
