@@ -30,7 +30,7 @@ class ComposeProcesses:
         self.folder = folder
         self.services: dict[str, Any] = compose()["services"]
         self.ports = {name: free_port() for name in ("postgres", "prefect", "store", "health")}
-        for name in ("cxr", "prefect", "data"):
+        for name in ("cxr", "prefect", "data", "work"):
             (folder / name).mkdir()
         make_secrets = ["sh", INFRA / "make-secrets", folder / "secrets"]
         subprocess.run(make_secrets, stdout=subprocess.DEVNULL, check=True)
@@ -90,7 +90,7 @@ class ComposeProcesses:
             subprocess.Popen(
                 self.command(name),
                 env=self.environment(name),
-                cwd=ROOT,
+                cwd=self.folder / "work",
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -170,3 +170,12 @@ def test_cxr_knows_the_commands_that_containers_run() -> None:
     commands = [each.get("command", []) for each in compose()["services"].values()]
     (deploy,) = (words for words in commands if words[:1] == ["cxr"])
     assert CliRunner().invoke(cxr, [*deploy[1:], "--help"]).exit_code == 0
+
+
+def test_a_container_starts_in_a_folder_that_holds_nothing() -> None:
+    # Prefect takes it for the flows' source and copies it for every run.
+    (worker,) = re.findall(r"AS worker\n((?:(?!^FROM ).*\n)*)", DOCKERFILE, flags=re.M)
+    (folder,) = re.findall(r"^WORKDIR (\S+)$", worker, flags=re.M)
+    volumes = compose()["x-worker"]["volumes"]
+    assert not any(folder.startswith(volume.split(":")[1]) for volume in volumes)
+    assert "COPY" not in worker
