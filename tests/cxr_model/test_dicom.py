@@ -1,6 +1,7 @@
 """DICOM films are shown as their files say, and as the same pixels in any other file."""
 
 import re
+import struct
 import sys
 from contextlib import suppress
 from io import BytesIO
@@ -75,6 +76,17 @@ def test_lossless_jpeg_of_another_encoder_decodes() -> None:
 def test_lossy_jpeg_of_12_bits_shows_the_film_of_its_lossless_twin() -> None:
     lossy, lossless = (shown(shipped(f"{name}.dcm")) for name in ("JPGExtended", "JPEG2000"))
     assert np.corrcoef(lossy.ravel(), lossless.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("kind", ["JPEG-LS", "JPEG 2000", "lossless JPEG"])
+def test_a_frame_that_claims_to_be_huge_takes_no_memory(kind: str) -> None:
+    data = dicom_bytes(DEEP, bits=12, syntax=COMPRESSED[kind])
+    kinds, size = (">2I", (40, 48)) if kind == "JPEG 2000" else (">2H", (48, 40))
+    begin = data.index(b"\xe0\x7f\x10\x00")  # PixelData
+    huge = struct.pack(kinds, 60_000, 60_000)
+    claim = data[:begin] + data[begin:].replace(struct.pack(kinds, *size), huge, 1)
+    with pytest.raises(DataError, match="3600000000 pixels in the frame, 1920 by Rows and"):
+        shown(claim)
 
 
 def test_damaged_frames_are_refused_whatever_the_decoder_raises() -> None:
