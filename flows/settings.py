@@ -153,6 +153,11 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         # A --local run starts its own server, and each Dask worker one; on a busy machine slowly.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        # In memory, the default, a server that starts anew forgets who holds a slot, and the
+        # device's would stay taken for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
         "PREFECT_CLI_PROMPT": "false",
         # Every run tells that it lives; three beats missed and it counts as crashed.
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
