@@ -102,7 +102,7 @@ class ComposeProcesses:
                 if process.poll() is None:
                     _end(psutil.Process(process.pid))
 
-    def run(self, name: str, timeout_s: float = 60) -> None:
+    def run(self, name: str, timeout_s: float = 120) -> None:
         """A service that ends by itself, well."""
         with self.running(name) as process:
             assert process.wait(timeout_s) == 0, self.log(name)
