@@ -15,7 +15,7 @@ from compose_processes import ComposeProcesses, postgres_programs, running_postg
 PROGRAMS = postgres_programs()
 TRAINING = [
     *("train", "--data", "phantom:60", "--preset", "smoke", "--run-id", "restarted"),
-    *("--set", "data.size_px=64", "--set", "training.epochs=60"),
+    *("--set", "data.size_px=64", "--set", "training.epochs=40"),
     *("--set", "explain.occlusion_window_px=32", "--set", "explain.occlusion_stride_px=16"),
     *("--set", "evaluate.bootstrap_draws=200"),
 ]
@@ -85,7 +85,7 @@ def test_a_run_outlives_a_restart_of_the_server(stack: ComposeProcesses) -> None
             ends.enter_context(stack.running("worker"))  # makes the pool where it is first
             stack.run("deploy")
             command = ends.enter_context(training(stack))
-            wait_for(lambda: "epoch 3/60" in stack.log("train"), 90, lambda: stack.log("worker"))
+            wait_for(lambda: "epoch 3/40" in stack.log("train"), 90, lambda: stack.log("worker"))
         assert not answers(f"{stack.api_url}/health")
         with server(stack):
             assert command.wait(120) == 0, stack.log("train") + stack.log("worker")
