@@ -154,7 +154,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         # A --local run starts its own server, and each Dask worker one; on a busy machine slowly.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         # In memory, the default, a server that starts anew forgets who holds a slot, and the
-        # device's would stay taken for ever.
+        # device's would stay taken.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
