@@ -77,7 +77,9 @@ def peak_memory() -> Iterator[list[int]]:
     peak, done = [0], threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.05):
+        ended = False
+        while not ended:
+            ended = done.wait(0.05)  # and once at the end: a block may be shorter
             status = Path("/proc/self/status").read_text()
             now = next(line for line in status.splitlines() if line.startswith("RssAnon"))
             peak[0] = max(peak[0], int(now.split()[1]))

@@ -14,6 +14,11 @@ LOOPBACK = "127.0.0.1"
 EMBEDDED_BUCKET = "cxr"
 
 
+def _device_of_this_machine() -> str:
+    name = re.sub(r"[^a-z0-9]+", "-", platform.node().lower()).strip("-")
+    return f"cxr-device-{name or 'local'}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     home: Path
@@ -33,7 +38,7 @@ class Settings:
     task_runner: str = "processes"
     """``CXR_TASK_RUNNER``: who trains a cross-validation's folds: ``processes[:N]``,
     ``threads[:N]``, ``dask[:ADDRESS]`` or ``ray[:ADDRESS]``."""
-    device_slot: str = ""
+    device_slot: str = field(default_factory=_device_of_this_machine)
     """``CXR_DEVICE_SLOT``: concurrency limit that a run holds while it computes; workers that
     share a device name the same. Default: one of this machine."""
     api_key: str | None = field(default=None, repr=False)
@@ -119,11 +124,6 @@ class Settings:
     @property
     def logs_dir(self) -> Path:
         return self.home / "logs"
-
-
-def _device_of_this_machine() -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", platform.node().lower()).strip("-")
-    return f"cxr-device-{name or 'local'}"
 
 
 def _port(environ: Mapping[str, str], name: str, default: int) -> int:

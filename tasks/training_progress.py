@@ -42,6 +42,10 @@ class TrainingProgress:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        # Nothing was told of a training that goes on after its last epoch.
+        if error[0] is None and self._num_told == 0 and self._run.history.exists():
+            for each in self._in_history():
+                self._put_on_board(each)
         self._ends.__exit__(*error)
 
     def tell(self, record: EpochRecord) -> None:
@@ -60,9 +64,7 @@ class TrainingProgress:
         )
         for each in self._untold(record):
             self._best = max(self._best or each, each, key=_accuracy)
-            for name, value in asdict(each).items():
-                if name != "epoch":
-                    self._board.add_scalar(name, value, each.epoch)
+            self._put_on_board(each)
         self._num_told = record.epoch
         self._shown.put((record, self._best or record))
 
@@ -70,9 +72,16 @@ class TrainingProgress:
         """The record itself; of a training that goes on first those from before it was broken."""
         if record.epoch == self._num_told + 1:
             return [record]
+        return [each for each in self._in_history() if self._num_told < each.epoch <= record.epoch]
+
+    def _in_history(self) -> list[EpochRecord]:
         rows = pd.read_csv(self._run.history).to_dict("records")
-        records = [EpochRecord(**{str(key): value for key, value in row.items()}) for row in rows]
-        return [each for each in records if self._num_told < each.epoch <= record.epoch]
+        return [EpochRecord(**{str(key): value for key, value in row.items()}) for row in rows]
+
+    def _put_on_board(self, record: EpochRecord) -> None:
+        for name, value in asdict(record).items():
+            if name != "epoch":
+                self._board.add_scalar(name, value, record.epoch)
 
     def _show(self, records: tuple[EpochRecord, EpochRecord]) -> None:
         self._bar.update(records[0].epoch, self._num_epochs)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,7 +86,7 @@ def test_prefect_shows_the_run_with_its_tasks_and_artifacts(stack: Shell, publis
     assert kinds["training"] == "progress"
     assert kinds["stages"] == "table"
     assert "report" in kinds
-    assert len(tasks) == 13
+    assert len(tasks) == 16
     live = {artifact["key"]: artifact["data"] for artifact in artifacts}
     assert live["training"] == 100
     assert "| epoch | 2 of 2 |" in live["training-progress"]
@@ -138,11 +137,22 @@ def test_a_killed_run_starts_anew_by_itself_and_ends_with_the_same_weights(
     assert [run["run_id"] for run in runs] == ["broken-off", "first"]
 
 
-def test_a_cancelled_run_goes_on_when_asked_to(stack: Shell, published: Path) -> None:
+def test_a_run_that_stays_ended_goes_on_when_asked_to(stack: Shell, published: Path) -> None:
     with training_begun(stack, "stopped") as process:
-        process.send_signal(signal.SIGINT)
+        stack.kill_flow_runs()
+        with httpx.Client(base_url=stack.settings.local_api_url) as client:
+            name = {"name": {"any_": ["train-stopped"]}}
+
+            def crashed() -> str:
+                (run,) = client.post("/flow_runs/filter", json={"flow_runs": name}).json()
+                return str(run["id"]) if run["state_type"] == "CRASHED" else ""
+
+            wait_until(crashed)
+            cancelled = {"state": {"type": "CANCELLED", "name": "Cancelled"}, "force": True}
+            client.post(f"/flow_runs/{crashed()}/set_state", json=cancelled).raise_for_status()
         told, _ = process.communicate(timeout=60)
-        assert "cancelling the flow run" in told
+        assert process.returncode == 2, told
+        assert "was cancelled" in told
     told = stack.ok("train", "--resume", "stopped")
     assert "resuming from step-" in told
     assert weights_of(stack, "stopped") == weights_of(stack, published.name)
@@ -220,7 +230,7 @@ def test_a_run_is_measured_from_the_command_to_its_end(stack: Shell) -> None:
     *rows, total = found["rows"]
     assert [row["stage"] for row in rows][1:-2] == [
         *("ingest", "index", "split", "cache", "train", "evaluate", "explain", "report"),
-        "publish",
+        *("publish", "promote"),
     ]
     assert all(row["orchestration_s"] >= 0 for row in rows)
     seconds = found["seconds"]
