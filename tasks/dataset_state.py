@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from prefect.events import emit_event
 
 from cxr_model.config import RunConfig
 from cxr_model.run_folder import sha256_file
 from tasks.kaggle_source import KaggleSource, newest_version
-from tasks.retries import on_transient_io
+from tasks.retries import storage_task
 from tasks.sources import BucketSource, FolderSource, PhantomSource, ZipSource, parse_source
 from tasks.storage import ObjectStore
 from tasks.storage_errors import MissingObjectError
@@ -32,12 +31,7 @@ class SourceState:
     source: str
 
 
-@task(
-    cache_policy=NO_CACHE,  # the answer of a moment ago says nothing of now
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def look_at_source(config: RunConfig, store: StoreLocation) -> SourceState:
     """A digest of Kaggle's version, the bucket's listing, the folder's files or the zip's bytes."""
     source = parse_source(config.data.source)
@@ -57,12 +51,7 @@ def look_at_source(config: RunConfig, store: StoreLocation) -> SourceState:
     return SourceState(hashlib.sha256(told).hexdigest(), config.data.source)
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def announce_change(location: StoreLocation, name: str, state: SourceState) -> bool:
     """Emit ``cxr.dataset.updated`` for a state neither trained on nor announced before."""
     logger = get_run_logger()
@@ -81,12 +70,7 @@ def announce_change(location: StoreLocation, name: str, state: SourceState) -> b
     return True
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def remember_trained(location: StoreLocation, name: str, state: SourceState) -> None:
     """That a published run was trained on the source as it was at ``state``."""
     with ObjectStore(location) as store:

@@ -17,7 +17,7 @@ from cxr_model.stages import evaluate
 from cxr_model.summary import headline
 from tasks.progress import tell_films
 from tasks.registry import fetch_version, find_version
-from tasks.retries import on_transient_io
+from tasks.retries import storage_task
 from tasks.stage_clock import working
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
@@ -58,12 +58,7 @@ class RegisteredModel:
     """Those of its run."""
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def fetch_registered(
     location: StoreLocation, model: str, version: str, folder: Path
 ) -> RegisteredModel:

@@ -17,14 +17,13 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from cxr_model.device import resolve_device
 from cxr_model.film_files import FilmFile, is_film
 from cxr_model.predict import Predictor, score
 from cxr_model.run_folder import RunFolder, sha256_file
-from tasks.retries import on_transient_io
+from tasks.retries import storage_task
 from tasks.storage import ObjectStore, StoredObject, in_parallel
 from tasks.storage_errors import MissingObjectError
 from tasks.storage_location import StoreLocation
@@ -61,12 +60,7 @@ class BatchRecord:
     """Films a class."""
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def find_new_films(location: StoreLocation, prefix: str) -> list[InboxFilm]:
     """Films below ``prefix`` that no batch names, sorted by key."""
     with ObjectStore(location) as store:
@@ -85,13 +79,7 @@ def find_new_films(location: StoreLocation, prefix: str) -> list[InboxFilm]:
     return new
 
 
-@task(
-    cache_policy=NO_CACHE,
-    task_run_name="score-{batch}",
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task(task_run_name="score-{batch}")
 def score_batch(
     location: StoreLocation, prefix: str, batch: str, films: list[InboxFilm], model_root: Path
 ) -> BatchRecord:

@@ -26,7 +26,7 @@ from tasks.registry import (
     register_version,
     rollback_target,
 )
-from tasks.retries import on_transient_io
+from tasks.retries import storage_task
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
@@ -52,13 +52,7 @@ def registry_lock(store: ObjectStore) -> Iterator[None]:
         yield
 
 
-@task(
-    cache_policy=NO_CACHE,
-    task_run_name="promotion-{model}-{run_id}",
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task(task_run_name="promotion-{model}-{run_id}")
 def consider_promotion(location: StoreLocation, run_root: Path, model: str, run_id: str) -> Verdict:
     """Make the run champion of ``model`` if it earns that; only then is it registered."""
     verdicts: list[Verdict] = []

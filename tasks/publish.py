@@ -4,23 +4,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from cxr_model.run_folder import RunFolder
 from tasks.checkpoint_store import drop_checkpoints, fetch_checkpoint
-from tasks.retries import on_transient_io
+from tasks.retries import storage_task
 from tasks.run_store import has_manifest, publish_run, report_url, require_unpublished
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
 
-@task(
-    cache_policy=NO_CACHE,  # the answer of a moment ago says nothing of now
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def check_store(location: StoreLocation, run_id: str) -> None:
     """Find out before hours of training whether the run can be published under its id."""
     with ObjectStore(location) as store:
@@ -28,25 +22,14 @@ def check_store(location: StoreLocation, run_id: str) -> None:
         require_unpublished(store, run_id)
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def is_published(location: StoreLocation, run_id: str) -> bool:
     """Whether the run's manifest stands in the bucket."""
     with ObjectStore(location) as store:
         return has_manifest(store, run_id)
 
 
-@task(
-    task_run_name="publish-{run_id}",
-    cache_policy=NO_CACHE,  # the product is objects: publish_run finds what is there already
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task(task_run_name="publish-{run_id}")
 def publish(location: StoreLocation, run_root: Path, run_id: str, headline: dict[str, Any]) -> str:
     """Publish the run folder, manifest last; returns an address of the report, valid for a day.
 
@@ -67,12 +50,7 @@ def publish(location: StoreLocation, run_root: Path, run_id: str, headline: dict
     return url
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def find_checkpoint(location: StoreLocation, run_root: Path, run_id: str) -> None:
     """See that an interrupted run's newest checkpoint is here, from the bucket if need be."""
     run, logger = RunFolder(run_root), get_run_logger()
@@ -82,12 +60,7 @@ def find_checkpoint(location: StoreLocation, run_root: Path, run_id: str) -> Non
     logger.info("resuming from %s", files[-1].name if files else "the start: no checkpoint yet")
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def forget_checkpoints(location: StoreLocation, run_id: str) -> None:
     """Those of an earlier run of this id that was never published."""
     with ObjectStore(location) as store:

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.config_checks import STRICT, Bounds, check_bounds
 from tasks.registry import registered_runs
-from tasks.retries import on_transient_io
+from tasks.retries import storage_task
 from tasks.run_store import list_runs, remove_run
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
@@ -82,12 +82,7 @@ def beyond(items: list[Item], limits: Limits, now: float) -> list[Item]:
     return removed
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
-    retry_condition_fn=on_transient_io,
-)
+@storage_task()
 def sweep_bucket(location: StoreLocation, retention: Retention, *, dry_run: bool) -> list[Item]:
     """Remove old runs and checkpoints from the bucket, or only list them."""
     removed = []
