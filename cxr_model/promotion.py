@@ -91,7 +91,7 @@ def _better_than_chance(run: RunFolder) -> Gate:
 
 def _compare(challenger: RunFolder, champion: RunFolder) -> dict[str, Any]:
     classes = [ModelCard.read(run.model_card).classes for run in (challenger, champion)]
-    if classes[0] != classes[1]:
+    if set(classes[0]) != set(classes[1]):
         raise DataError(
             f"classes are {', '.join(classes[0])} and were {', '.join(classes[1])}; decide with "
             "'cxr promote'"

@@ -186,7 +186,8 @@ def _deploy(definition: dict[str, Any], pool: str) -> None:
     os.environ["CXR_WORK_POOL"] = pool
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
-        path.write_text(yaml.safe_dump(definition))
+        # Classes are numbered in the order of their patterns.
+        path.write_text(yaml.safe_dump(definition, sort_keys=False))
         told = io.StringIO()
         try:
             with redirect_stdout(told):  # a page on each deployment

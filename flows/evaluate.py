@@ -7,7 +7,7 @@ from prefect import flow, runtime
 from flows.configuration import config_from_values
 from flows.run_id import data_name
 from flows.settings import Settings
-from flows.start import set_up_logging, started_run, turn_at
+from flows.start import due_name, set_up_logging, started_run, turn_at
 from tasks.evaluate import evaluate_on, fetch_registered
 from tasks.ingest import ingest
 from tasks.manifest import check_run_id
@@ -18,9 +18,8 @@ from tasks.report import show_link
 
 def _run_id() -> str:
     parameters = runtime.flow_run.parameters
-    moment = runtime.flow_run.scheduled_start_time
     given: str = parameters["run_id"]
-    return given or f"{data_name(parameters['source'])}-evaluate-{moment:%Y%m%d-%H%M%S}"
+    return given or due_name(f"{data_name(parameters['source'])}-evaluate")
 
 
 @flow(name="evaluate", flow_run_name=lambda: f"evaluate-{_run_id()}")

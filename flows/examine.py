@@ -7,11 +7,11 @@ from prefect import flow
 from cxr_model.errors import StackError
 from flows.doctor import examine
 from flows.settings import Settings
-from flows.start import set_up_logging
+from flows.start import due_name, set_up_logging
 from tasks.report import show_table
 
 
-@flow(name="doctor")
+@flow(name="doctor", flow_run_name=lambda: due_name("doctor"))
 def doctor() -> None:
     """A table of the findings; fails where something that a run needs does."""
     set_up_logging()

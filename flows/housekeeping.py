@@ -3,11 +3,11 @@
 from prefect import flow
 
 from flows.settings import Settings
-from flows.start import set_up_logging
+from flows.start import due_name, set_up_logging
 from tasks.retention import Retention, sweep_bucket, sweep_disk, tell_sweep
 
 
-@flow(name="housekeeping")
+@flow(name="housekeeping", flow_run_name=lambda: due_name("housekeeping"))
 def housekeeping(
     retention: Retention = Retention(),  # noqa: B008 (frozen)
     dry_run: bool = True,

@@ -3,7 +3,7 @@
 from prefect import flow, runtime
 
 from flows.settings import Settings
-from flows.start import set_up_logging, started_again, turn_at
+from flows.start import due_name, set_up_logging, started_again, turn_at
 from tasks.evaluate import fetch_registered
 from tasks.inbox import BATCH_FILMS, find_new_films, name_batch, score_batch
 from tasks.report import show_table
@@ -11,7 +11,7 @@ from tasks.report import show_table
 INBOX_LIMIT = "cxr-inbox"
 
 
-@flow(name="predict")
+@flow(name="predict", flow_run_name=lambda: due_name("predict"))
 def predict(prefix: str = "inbox", model: str = "", version: str = "") -> int:
     """Score the new films below ``prefix``; returns how many there were.
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,6 +48,11 @@ def this_run_id() -> str:
     parameters, due = runtime.flow_run.parameters, runtime.flow_run.scheduled_start_time
     given: str = parameters["run_id"]
     return given or new_run_id(parameters["config"], due, str(runtime.flow_run.id)[-4:])
+
+
+def due_name(what: str) -> str:
+    """A flow run's name: what it does, and when it was due (UTC)."""
+    return f"{what}-{runtime.flow_run.scheduled_start_time.astimezone(UTC):%Y%m%d-%H%M%S}"
 
 
 def started_again() -> bool:

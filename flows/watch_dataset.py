@@ -5,11 +5,11 @@ from prefect import flow
 from cxr_model.config import RunConfig
 from flows.run_id import data_name
 from flows.settings import Settings
-from flows.start import set_up_logging
+from flows.start import due_name, set_up_logging
 from tasks.dataset_state import announce_change, look_at_source
 
 
-@flow(name="watch-dataset")
+@flow(name="watch-dataset", flow_run_name=lambda: due_name("watch-dataset"))
 def watch_dataset(config: RunConfig = RunConfig()) -> bool:  # noqa: B008 (frozen)
     """Emit ``cxr.dataset.updated`` where the source is new; returns whether it was.
 

@@ -1,5 +1,6 @@
 """What ``data.source`` may say, and an early check that it can be had."""
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def parse_source(text: str) -> Source:
         return parse_kaggle_source(text)
     if re.match("s3://[^/]", text):
         return BucketSource(text)
-    path = Path(text).expanduser().absolute()
+    path = Path(os.path.abspath(Path(text).expanduser()))  # without '..', links as they are
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():

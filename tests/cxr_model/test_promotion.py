@@ -9,7 +9,7 @@ import pytest
 from cxr_model.metrics import evaluate_predictions
 from cxr_model.model_files import ModelCard
 from cxr_model.promotion import check_gates, judge
-from cxr_model.run_folder import RunFolder, write_json, write_table
+from cxr_model.run_folder import RunFolder, read_json, write_json, write_table
 from cxr_model.splits import write_splits
 
 CLASSES = ["normal", "covid"]
@@ -105,6 +105,18 @@ def test_only_films_that_neither_network_was_trained_on_are_compared(make_run: M
     verdict = judge(make_run("a", 0.95, films=range(100, 400)), make_run("bb", 0.6))
     assert verdict.comparison is not None
     assert verdict.comparison["n"] == 200
+
+
+def test_the_order_of_the_classes_does_not_matter(make_run: MakeRun) -> None:
+    # PostgreSQL keeps a flow run's settings, and with them the classes, in an order of its own.
+    strong, weak = make_run("strong", 0.95), make_run("weak", 0.7)
+    expected = judge(strong, weak).comparison
+    write_json(strong.model_card, read_json(strong.model_card) | {"classes": CLASSES[::-1]})
+    turned = judge(strong, weak)
+    assert turned.promote
+    assert turned.comparison is not None
+    assert expected is not None
+    assert turned.comparison["accuracy"]["value"] == expected["accuracy"]["value"]
 
 
 def test_networks_without_films_or_classes_in_common_are_left_to_the_operator(
