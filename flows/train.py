@@ -16,7 +16,13 @@ from tasks.ingest import ingest
 from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, index_films, split_films
 from tasks.promotion import consider_promotion
-from tasks.publish import check_store, find_checkpoint, forget_checkpoints, is_published, publish
+from tasks.publish import (
+    check_store,
+    fetch_if_published,
+    find_checkpoint,
+    forget_checkpoints,
+    publish,
+)
 from tasks.registry import check_model_name
 from tasks.report import show_figures, show_report, write_report
 from tasks.stage_clock import StageClock
@@ -49,7 +55,7 @@ def train(
     # Asked first: hours of training are not to end at a closed door.
     check_devices(config.training.device, config.training.num_devices)
     root = settings.runs_dir / run_id
-    if not (restarted and is_published(settings.store, run_id)):
+    if not (restarted and fetch_if_published(settings.store, settings.runs_dir, run_id)):
         check_store(settings.store, run_id)
         kept = (".checkpoints",) if resume or restarted else ()
         with started_run(root, config, keep=kept) as run:

@@ -8,8 +8,9 @@ from prefect import get_run_logger
 
 from cxr_model.run_folder import RunFolder
 from tasks.checkpoint_store import drop_checkpoints, fetch_checkpoint
+from tasks.registry import VERSION_FILES
 from tasks.retries import storage_task
-from tasks.run_store import has_manifest, publish_run, report_url, require_unpublished
+from tasks.run_store import fetch_run, has_manifest, publish_run, report_url, require_unpublished
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
@@ -23,10 +24,16 @@ def check_store(location: StoreLocation, run_id: str) -> None:
 
 
 @storage_task()
-def is_published(location: StoreLocation, run_id: str) -> bool:
-    """Whether the run's manifest stands in the bucket."""
+def fetch_if_published(location: StoreLocation, runs_dir: Path, run_id: str) -> bool:
+    """Whether the run is published; what competes for champion is then below ``runs_dir``.
+
+    A run that crashed after its publication may go on on another machine.
+    """
     with ObjectStore(location) as store:
-        return has_manifest(store, run_id)
+        if not has_manifest(store, run_id):
+            return False
+        fetch_run(store, run_id, runs_dir, VERSION_FILES)
+    return True
 
 
 @storage_task(task_run_name="publish-{run_id}")

@@ -7,7 +7,8 @@ from prefect.logging import disable_run_logger
 from pydantic import TypeAdapter
 
 from cxr_model.errors import StorageError
-from tasks.publish import check_store, publish
+from tasks.publish import check_store, fetch_if_published, publish
+from tasks.registry import VERSION_FILES
 from tasks.retries import on_transient_io
 from tasks.run_store import read_manifest
 from tasks.storage import ObjectStore
@@ -26,6 +27,22 @@ def test_a_published_run_is_read_at_the_address_returned(
         assert answer.read() == b"<p>report</p>"
     with pytest.raises(StorageError, match="run id run-1 exists; choose another --run-id"):
         check_store.fn(store.location, "run-1")
+
+
+def test_a_run_published_before_its_crash_competes_on_another_machine(
+    store: ObjectStore, headline: dict[str, Any], tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here" / "run-1", tmp_path / "there"
+    for key in VERSION_FILES:
+        (here / key).parent.mkdir(parents=True, exist_ok=True)
+        (here / key).write_text(key)
+    assert not fetch_if_published.fn(store.location, there, "run-1")
+    with disable_run_logger():
+        publish.fn(store.location, here, "run-1", headline)
+    assert fetch_if_published.fn(store.location, there, "run-1")
+    assert {key: (there / "run-1" / key).read_text() for key in VERSION_FILES} == {
+        key: key for key in VERSION_FILES
+    }
 
 
 def test_a_server_that_is_away_is_asked_again() -> None:
