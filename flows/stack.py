@@ -101,6 +101,8 @@ def _run_locked(settings: Settings) -> int:
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PYTHONUNBUFFERED": "1",
     }
+    if FOR_A_COMMAND in os.environ:  # which is not to wait for what a schedule starts
+        environment["PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED"] = "false"
     prefect = str(Path(sys.executable).with_name("prefect"))
     server = [prefect, "server", "start", "--host", LOOPBACK]
     _add(supervisor, "prefect", [*server, "--port", str(settings.prefect_port)], environment)

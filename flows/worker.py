@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from threading import Thread
 
@@ -16,6 +16,7 @@ from prefect.cli import app as prefect_cli
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkPoolFilter,
@@ -40,8 +41,11 @@ def main() -> None:
     applying.join()
     if applying.exitcode:
         sys.exit(1)  # it has told why
+    is_for_a_command = FOR_A_COMMAND in os.environ
     with get_client(sync_client=True) as client:
-        _end_lost_runs(client, go_on=FOR_A_COMMAND not in os.environ)
+        _end_lost_runs(client, go_on=not is_for_a_command)
+        if is_for_a_command:  # which is not to wait for what a schedule starts
+            _forget_scheduled_runs(client)
     page = os.environ["PREFECT_API_URL"].removesuffix("/api")
     print(f"ready: runs and deployments at {page}; Ctrl-C or 'cxr down' ends the stack", flush=True)
     # Prefect's command line, in this process: another one would import for seconds first.
@@ -59,10 +63,7 @@ def _apply_deployments() -> None:
     Thread(target=load_flows, daemon=True).start()
     _wait_for_server(os.environ["PREFECT_API_URL"])
     settings = Settings.from_environment()
-    plan = read_plan(settings)
-    if FOR_A_COMMAND in os.environ:  # which is not to wait for what a schedule starts
-        plan = replace(plan, schedules_active=False)
-    apply_if_changed(plan, settings)
+    apply_if_changed(read_plan(settings), settings)
 
 
 def _wait_for_server(api_url: str) -> None:
@@ -94,6 +95,20 @@ def _end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
         told = "The local stack ended while this run was under way."
         lost: State = Crashed(message=told) if go_on else Failed(message=told)
         client.set_flow_run_state(flow_run.id, lost, force=True)
+
+
+def _forget_scheduled_runs(client: SyncPrefectClient) -> None:
+    """Those that an earlier stack's scheduler laid out; the next one lays them out anew."""
+    soon = datetime.now(UTC) + timedelta(days=1)
+    for flow_run in client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"before_": soon}),
+        ),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
+    ):
+        if flow_run.auto_scheduled:
+            client.delete_flow_run(flow_run.id)
 
 
 if __name__ == "__main__":

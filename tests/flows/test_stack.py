@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from cxr_model.errors import StackError
+from flows.deploy import Plan, keep_plan
 from flows.embedded_store import free_port
 from flows.settings import Settings, prefect_environment
 from flows.stack import api_with_worker, run_stack, running_stack, stack_in_use, stop_stack
@@ -56,6 +57,7 @@ def listening_addresses() -> set[str]:
 def test_two_commands_share_a_stack_that_leaves_nothing_behind(settings: Settings) -> None:
     told: list[str] = []
     joined, may_end = Event(), Event()
+    keep_plan(settings, Plan(schedules={"watch-dataset": "* * * * *"}))
 
     def tell(line: str) -> None:
         told.append(line)
@@ -76,6 +78,8 @@ def test_two_commands_share_a_stack_that_leaves_nothing_behind(settings: Setting
             assert client.get("/deployments/name/train/train").json()["work_pool_name"] == (
                 "cxr-local"
             )
+            # A command is not to wait for what a schedule starts.
+            assert client.post("/flow_runs/filter", json={}).json() == []
             (worker,) = client.post("/work_pools/cxr-local/workers/filter", json={}).json()
         assert worker["status"] == "ONLINE"
         assert (settings.store_dir / "credentials").stat().st_mode & 0o777 == 0o600
