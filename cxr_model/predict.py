@@ -2,13 +2,11 @@
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxr_model.ahead import map_ahead
 from cxr_model.cache import Pixels, decode_film, film_pixels, open_film
 from cxr_model.errors import DataError
 from cxr_model.film_files import FilmFile
@@ -26,9 +25,6 @@ from cxr_model.network import Network
 from cxr_model.run_folder import RunFolder, sha256_file
 
 BATCH_SIZE = 64
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -97,27 +93,11 @@ def score(
             return _Decoded(film.name, sha256, None, " ".join(str(error).split()))
         return _Decoded(film.name, sha256, pixels, "")
 
-    decoded = _map_ahead(decode, films, 2 * batch_size)
+    # Pillow and hashlib let go of the GIL; beyond one a core they wait for disk or bucket.
+    num_threads = max(4, os.cpu_count() or 1)
+    decoded = map_ahead(decode, films, num_threads=num_threads, num_ahead=2 * batch_size)
     while batch := list(islice(decoded, batch_size)):
         yield _score_batch(batch, predictor)
-
-
-def _map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], num_ahead: int
-) -> Iterator[Result]:
-    """Results in order, from threads that are at most ``num_ahead`` items in front."""
-    # Pillow and hashlib let go of the GIL; beyond one a core they wait for disk or bucket.
-    pool = ThreadPoolExecutor(max(4, os.cpu_count() or 1))
-    queue: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            queue.append(pool.submit(function, item))
-            if len(queue) > num_ahead:
-                yield queue.popleft().result()
-        while queue:
-            yield queue.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _score_batch(batch: Sequence[_Decoded], predictor: Predictor) -> ScoredBatch:

@@ -24,7 +24,7 @@ from cxr_model.run_folder import RunFolder, sha256_file
 from tasks.manifest import check_run_id
 from tasks.run_store import read_manifest
 from tasks.storage import ObjectStore, in_parallel, local_path
-from tasks.storage_errors import ExistingObjectError, MissingObjectError
+from tasks.storage_errors import ChangedObjectError, ExistingObjectError, MissingObjectError
 
 VERSION_FILES = (
     "config.json",
@@ -287,7 +287,10 @@ def _tell_readers(store: ObjectStore, model: str) -> None:
     for _ in range(_TRIES):
         newest = find_champion(store, model)
         assert newest is not None  # a decision was written just now
-        store.write_bytes(f"models/{model}/champion.json", _to_json(asdict(newest)))
+        try:
+            store.write_bytes(f"models/{model}/champion.json", _to_json(asdict(newest)))
+        except ChangedObjectError:  # read back what another decision's caller wrote meanwhile
+            continue
         if find_champion(store, model) == newest:
             return
 

@@ -10,13 +10,13 @@ and to its ``storage_location`` and ``storage_errors``, and to no other.
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
+from cxr_model.ahead import Item, Result, map_ahead
 from cxr_model.errors import StorageError
 from cxr_model.run_folder import atomic_path, sha256_file
 from tasks.storage_errors import (
@@ -40,9 +40,6 @@ _CONTENT_TYPES = {
     ".json": "application/json",
     ".svg": "image/svg+xml",
 }
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -255,6 +252,5 @@ def local_path(folder: Path, key: str) -> Path:
 
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Results in order, from ``NUM_TRANSFERS`` threads; after an error no further item starts."""
-    with ThreadPoolExecutor(NUM_TRANSFERS) as pool:
-        yield from pool.map(function, items)
+    """Results in order, from ``NUM_TRANSFERS`` threads, few items ahead of their taker."""
+    return map_ahead(function, items, num_threads=NUM_TRANSFERS, num_ahead=4 * NUM_TRANSFERS)

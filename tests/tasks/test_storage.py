@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 import tasks.storage
 import tasks.storage_location
 from cxr_model.errors import ConfigError, SourceError, StorageError
-from tasks.storage import ObjectStore, in_parallel, local_path
+from tasks.storage import ObjectStore, local_path
 from tasks.storage_errors import (
     ExistingObjectError,
     MissingObjectError,
@@ -438,18 +438,6 @@ def test_a_key_never_leads_out_of_its_folder(tmp_path: Path, key: str) -> None:
 
 def test_a_plain_key_keeps_its_path(tmp_path: Path) -> None:
     assert local_path(tmp_path, "data/a..b/ü x.csv") == tmp_path / "data" / "a..b" / "ü x.csv"
-
-
-def test_after_an_error_no_further_item_starts() -> None:
-    started = []
-
-    def fail(number: int) -> None:
-        started.append(number)
-        raise StorageError(f"item {number}")
-
-    with pytest.raises(StorageError, match="item 0"):
-        list(in_parallel(fail, range(1000)))
-    assert len(started) < 1000
 
 
 def test_an_object_is_created_once(either_store: ObjectStore) -> None:
