@@ -18,10 +18,10 @@ import torch
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import NETWORKS, RunConfig
 from cxr_model.crossval import run_fold
-from cxr_model.crossval_report import write_crossval
 from cxr_model.folds import PROTOCOLS, CrossvalConfig, Fold, plan_folds
 from cxr_model.index import build_index, write_index
 from cxr_model.presets import PRESETS
+from cxr_model.reports.crossval_report import write_crossval
 from cxr_model.run_folder import RunFolder, write_json
 
 

@@ -14,7 +14,7 @@ from captum.attr import LayerGradCam, Occlusion
 
 from benchmarks.rounds import Contestant, films_per_second, result
 from cxr_model.config import ExplainConfig
-from cxr_model.explain import grad_cam_maps, occlusion_maps
+from cxr_model.explanations.attribution import grad_cam_maps, occlusion_maps
 from cxr_model.network import Network
 
 _FORWARD_FILMS = 256

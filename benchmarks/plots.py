@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.crossval_table import RESULTS
-from cxr_model.figures import BLUE, GREEN, MUTED, VERMILLION, styled, svg_bytes
+from cxr_model.reports.figures import BLUE, GREEN, MUTED, VERMILLION, styled, svg_bytes
 from cxr_model.run_folder import read_json
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"

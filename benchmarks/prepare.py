@@ -18,7 +18,7 @@ from cxr_model.index import build_index
 from cxr_model.labels import order_classes
 from cxr_model.model_files import ModelCard, save_model
 from cxr_model.network import build_network, network_arguments, num_parameters
-from cxr_model.phantom import write_phantoms
+from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.run_folder import RunFolder
 from cxr_model.trainer import Trainer
 

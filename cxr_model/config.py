@@ -9,6 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from cxr_model.config_checks import STRICT, Bounds, Seed, check_bounds, require
 from cxr_model.data_config import DataConfig, LabelConfig, PhantomConfig, SplitConfig
+from cxr_model.evidence_config import (
+    GateConfig,
+    HygieneConfig,
+    ReliabilityConfig,
+    ShortcutConfig,
+)
 
 NetworkName = Literal["cxresnet", "seed-resnet", "seed-convnet", "resnet18", "darkcovidnet"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
@@ -128,6 +134,8 @@ class ExplainConfig:
     occlusion_window_px: Annotated[int, Bounds(least=1)] = 45
     occlusion_stride_px: Annotated[int, Bounds(least=1)] = 9
     integrated_gradients_steps: Annotated[int, Bounds(least=2)] = 32
+    checks: bool = True
+    """Put every method to the test, and give its verdict beside its maps."""
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -152,12 +160,16 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
     labels: LabelConfig = field(default_factory=LabelConfig)
+    hygiene: HygieneConfig = field(default_factory=HygieneConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
+    shortcuts: ShortcutConfig = field(default_factory=ShortcutConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
+    gates: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
         require(

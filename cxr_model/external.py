@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_model import figures
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.device import device_name, resolve_device
@@ -16,7 +15,8 @@ from cxr_model.errors import DataError
 from cxr_model.index import data_digest, patient_summary, read_index
 from cxr_model.metrics import evaluate_predictions
 from cxr_model.model_files import ModelCard
-from cxr_model.page import data_uri, template_environment
+from cxr_model.reports import figures
+from cxr_model.reports.page import data_uri, template_environment
 from cxr_model.run_folder import RunFolder, atomic_path, sha256_file, write_json, write_table
 from cxr_model.splits import group_films
 from cxr_model.stages import predict_films

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from cxr_model.config import AugmentConfig, ExplainConfig, NetworkConfig, RunConfig, TrainingConfig
 from cxr_model.data_config import DataConfig, PhantomConfig
+from cxr_model.evidence_config import ReliabilityConfig, ShortcutConfig
 
 
 def smoke() -> RunConfig:
@@ -14,7 +15,11 @@ def smoke() -> RunConfig:
         phantom=PhantomConfig(num_films=60),
         network=NetworkConfig(widths=(8, 16, 32, 64), depths=(1, 1)),
         training=TrainingConfig(epochs=2, batch_size=16, progressive=False),
-        explain=ExplainConfig(films_per_class=1, num_mistakes=1, occlusion_stride_px=36),
+        reliability=ReliabilityConfig(robustness=False),
+        shortcuts=ShortcutConfig(audit=False),
+        explain=ExplainConfig(
+            films_per_class=1, num_mistakes=1, occlusion_stride_px=36, checks=False
+        ),
     )
 
 
@@ -29,6 +34,7 @@ def best() -> RunConfig:
         preset="best",
         network=NetworkConfig(widths=(16, 32, 64, 128, 256), depths=(1, 2, 3)),
         training=TrainingConfig(epochs=100),
+        shortcuts=ShortcutConfig(retrain=True),
         explain=ExplainConfig(films_per_class=6, num_mistakes=12),
     )
 

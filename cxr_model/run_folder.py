@@ -78,6 +78,33 @@ class RunFolder:
         return self.root / "metrics.json"
 
     @property
+    def hygiene(self) -> Path:
+        """What was found in the films before they were dealt out."""
+        return self.root / "evidence" / "hygiene.json"
+
+    @property
+    def reliability(self) -> Path:
+        """Calibration, operating points, risk and coverage."""
+        return self.root / "evidence" / "reliability.json"
+
+    @property
+    def outliers(self) -> Path:
+        return self.root / "evidence" / "outliers.json"
+
+    @property
+    def robustness(self) -> Path:
+        return self.root / "evidence" / "robustness.json"
+
+    @property
+    def shortcuts(self) -> Path:
+        return self.root / "evidence" / "shortcuts.json"
+
+    @property
+    def explanations(self) -> Path:
+        """Whether each method of explanation can be believed."""
+        return self.root / "evidence" / "explanations.json"
+
+    @property
     def attributions(self) -> Path:
         return self.root / "attributions"
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from cxr_model.batcher import Batcher, BatchLimits
 from cxr_model.cache import Pixels, film_pixels, open_film
 from cxr_model.errors import DataError
-from cxr_model.explain import Map
-from cxr_model.explanation_figure import film_tile, heat_map_tile, jpeg_bytes
-from cxr_model.overlays import METHOD, heat_maps
+from cxr_model.explanations.attribution import Map
+from cxr_model.explanations.figure import film_tile, heat_map_tile, jpeg_bytes
+from cxr_model.explanations.overlays import METHOD, heat_maps
 from cxr_model.predict import Predictor, film_shape
 from cxr_model.run_folder import RunFolder
 

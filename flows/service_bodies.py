@@ -4,9 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from cxr_model.overlays import METHOD
-from cxr_model.page import data_uri
+from cxr_model.explanations.overlays import METHOD
 from cxr_model.predict import Predictor
+from cxr_model.reports.page import data_uri
 from cxr_model.serving import Answer, Explanation
 
 

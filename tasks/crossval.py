@@ -11,8 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.crossval import run_fold
-from cxr_model.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.folds import CrossvalConfig, Fold
+from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.run_folder import RunFolder
 from cxr_model.trainer import EpochRecord
 

@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
+from cxr_model.explanations.gallery import explain
 from cxr_model.external import evaluate_elsewhere
-from cxr_model.gallery import explain
 from cxr_model.metrics import format_estimate
 from cxr_model.run_folder import RunFolder, read_json
 from cxr_model.stages import evaluate

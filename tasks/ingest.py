@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from cxr_model.archive import extract_zip
 from cxr_model.config import RunConfig
 from cxr_model.data_config import DataConfig, PhantomConfig
-from cxr_model.phantom import DRAWING_VERSION, write_phantoms
+from cxr_model.phantoms.phantom import DRAWING_VERSION, write_phantoms
 from cxr_model.run_folder import sha256_file
 from tasks.bucket_source import download_prefix
 from tasks.kaggle_source import KaggleSource, download_dataset

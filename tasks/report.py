@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.config import RunConfig
 from cxr_model.metrics import format_estimate
-from cxr_model.report import build_report
+from cxr_model.reports.report import build_report
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import TrainSummary
 from cxr_model.summary import headline, write_metrics

@@ -105,7 +105,7 @@ class _Scoring:
         from cxr_model.predict import score
 
         if self.overlays:
-            from cxr_model.overlays import write_overlays
+            from cxr_model.explanations.overlays import write_overlays
         self.started = time.perf_counter()
         with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
             bar = progress.add_task("films", total=num_done + len(films), completed=num_done)

@@ -25,10 +25,10 @@ from benchmarks.train_speed import measure_training
 from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig
 from cxr_model.data_config import DataConfig, PhantomConfig
 from cxr_model.errors import ConfigError, DataError
-from cxr_model.figures import svg_bytes
 from cxr_model.folds import CrossvalConfig
 from cxr_model.network import build_network, network_arguments
 from cxr_model.presets import smoke
+from cxr_model.reports.figures import svg_bytes
 from cxr_model.run_folder import read_json, write_json
 from cxr_model.serving import load_to_serve
 from tests.flows.http_service import Shelf, client_of, wait_for_model

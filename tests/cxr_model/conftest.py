@@ -11,7 +11,7 @@ from PIL import Image
 from cxr_model.cache import build_cache
 from cxr_model.data_config import DataConfig, LabelConfig, PhantomConfig
 from cxr_model.index import build_index
-from cxr_model.phantom import write_phantoms
+from cxr_model.phantoms.phantom import write_phantoms
 
 WriteFilm = Callable[[str, int], Path]
 

@@ -12,13 +12,13 @@ from scipy import stats
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import RunConfig
 from cxr_model.crossval import mean_over_folds, run_fold
-from cxr_model.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, plan_folds
 from cxr_model.index import build_index, read_index, write_index
-from cxr_model.phantom import write_phantoms
+from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.presets import smoke
+from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.run_folder import RunFolder, read_json, sha256_file
 from cxr_model.trainer import EpochRecord
 
@@ -99,7 +99,9 @@ def test_a_gain_is_claimed_only_where_the_interval_leaves_zero_out(
     gap = {"value": 0.05, "ci_low": low, "ci_high": 0.1}
     found = {"accuracy": gap, "balanced_accuracy": gap, "num_groups": 3, "n": 9}
     found["mcnemar"] = {"only_first": 2, "only_second": 1, "p_value": 0.5}
-    monkeypatch.setattr("cxr_model.crossval_report.leakage_estimate", lambda *_, **__: found)
+    monkeypatch.setattr(
+        "cxr_model.reports.crossval_report.leakage_estimate", lambda *_, **__: found
+    )
     write_crossval(run, "cv", config, PLAN, source="phantom:30")
     assert told in run.report.read_text()
 

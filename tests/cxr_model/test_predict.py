@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from cxr_model.errors import StorageError
+from cxr_model.explanations.overlays import overlay_name, write_overlays
 from cxr_model.film_files import FilmFile
-from cxr_model.overlays import overlay_name, write_overlays
 from cxr_model.predict import Predictor, score
 from cxr_model.run_folder import RunFolder, sha256_file
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cxr_model.batcher import BatchLimits
 from cxr_model.errors import DataError
-from cxr_model.overlays import heat_maps
+from cxr_model.explanations.overlays import heat_maps
 from cxr_model.predict import Predictor
 from cxr_model.run_folder import RunFolder
 from cxr_model.serving import (

@@ -16,10 +16,10 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import RunConfig
 from cxr_model.data_config import PhantomConfig
+from cxr_model.explanations.gallery import explain, read_mask
 from cxr_model.film_files import open_films
-from cxr_model.gallery import explain, read_mask
 from cxr_model.index import build_index, write_index
-from cxr_model.phantom import write_phantoms
+from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.predict import Predictor, score
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, write_json

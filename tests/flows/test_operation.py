@@ -16,7 +16,7 @@ import pytest
 from shell import QUICK, Shell, wait_until
 
 from cxr_model.data_config import PhantomConfig
-from cxr_model.phantom import write_phantoms
+from cxr_model.phantoms.phantom import write_phantoms
 from tasks.storage import ObjectStore
 
 ONE_EPOCH = [*QUICK, "--set", "training.epochs=1"]

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import DataError
-from cxr_model.phantom_drawing import draw_film
+from cxr_model.phantoms.drawing import draw_film
 
 CLASS_FOLDERS = {"normal": "Normal", "pneumonia": "Pneumonia", "covid": "COVID-19"}
 """Class name, as in ``LabelConfig``, to the folder that its films stand in."""

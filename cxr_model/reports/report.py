@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cxr_model import figures
-from cxr_model.architecture_figure import architecture_figure
 from cxr_model.errors import DataError
-from cxr_model.explanation_figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
-from cxr_model.page import data_uri, flatten, format_duration, template_environment
+from cxr_model.explanations.figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
+from cxr_model.reports import figures
+from cxr_model.reports.architecture_figure import architecture_figure
+from cxr_model.reports.page import data_uri, flatten, format_duration, template_environment
 from cxr_model.run_folder import RunFolder, atomic_path
 from cxr_model.splits import SPLITS, read_splits
 from cxr_model.stages import read_predictions

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from cxr_model.phantom_anatomy import Canvas, Layer, Points, Thorax, circle, draw_thorax
-from cxr_model.phantom_lesions import draw_lesion
+from cxr_model.phantoms.anatomy import Canvas, Layer, Points, Thorax, circle, draw_thorax
+from cxr_model.phantoms.lesions import draw_lesion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cxr_model.architecture_figure import short_kind
 from cxr_model.metrics import format_estimate
+from cxr_model.reports.architecture_figure import short_kind
 
 
 def template_environment() -> Environment:
     """For the templates of this package: escaping, and with no silently empty name."""
     environment = Environment(
-        loader=PackageLoader("cxr_model", "."),
+        loader=PackageLoader("cxr_model.reports", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

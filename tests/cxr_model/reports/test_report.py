@@ -11,8 +11,8 @@ import pytest
 
 from cxr_model.errors import DataError
 from cxr_model.metrics import evaluate_predictions, format_estimate, proportion_interval
-from cxr_model.page import format_duration
-from cxr_model.report import GALLERY_FILMS, LISTED_FILES, build_report
+from cxr_model.reports.page import format_duration
+from cxr_model.reports.report import GALLERY_FILMS, LISTED_FILES, build_report
 from cxr_model.run_folder import RunFolder
 
 HOSTILE = "<script>alert('x')</script>"

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from cxr_model.cache import Pixels
-from cxr_model.explain import grad_cam_maps
-from cxr_model.explanation_figure import heat_map_tile, jpeg_bytes
+from cxr_model.explanations.attribution import grad_cam_maps
+from cxr_model.explanations.figure import heat_map_tile, jpeg_bytes
 from cxr_model.predict import Predictor, ScoredBatch
 from cxr_model.run_folder import atomic_path
 

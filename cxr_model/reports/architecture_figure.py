@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, FancyBboxPatch, Rectangle
 
-from cxr_model.figures import BLUE, INK, MUTED, VERMILLION, WIDTH, styled
+from cxr_model.reports.figures import BLUE, INK, MUTED, VERMILLION, WIDTH, styled
 
 # Inches: height of a part, of its box; left edges and middles across the drawing.
 _ROW, _BOX = 0.72, 0.55

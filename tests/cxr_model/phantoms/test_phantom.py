@@ -19,9 +19,9 @@ from sklearn.tree import DecisionTreeClassifier
 
 from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError, DataError
-from cxr_model.phantom import CLASS_FOLDERS, PhantomTruth, write_phantoms
-from cxr_model.phantom_anatomy import Canvas, draw_thorax
-from cxr_model.phantom_lesions import draw_lesion
+from cxr_model.phantoms.anatomy import Canvas, draw_thorax
+from cxr_model.phantoms.lesions import draw_lesion
+from cxr_model.phantoms.phantom import CLASS_FOLDERS, PhantomTruth, write_phantoms
 
 
 def film_paths(root: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from captum.attr import Occlusion
 from torch import Tensor, nn
 
 from cxr_model.config import ExplainConfig, NetworkConfig
-from cxr_model.explain import (
+from cxr_model.explanations.attribution import (
     choose_films,
     explain_film,
     grad_cam_maps,

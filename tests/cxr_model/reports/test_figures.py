@@ -11,9 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cxr_model import figures
-from cxr_model.architecture_figure import architecture_figure, short_kind
-from cxr_model.explanation_figure import (
+from cxr_model.explanations.figure import (
     TILE_PX,
     explanation_panel,
     film_tile,
@@ -21,6 +19,8 @@ from cxr_model.explanation_figure import (
     jpeg_bytes,
 )
 from cxr_model.metrics import evaluate_predictions
+from cxr_model.reports import figures
+from cxr_model.reports.architecture_figure import architecture_figure, short_kind
 
 ODD_NAMES = ["_normal", "$x^2$ & <b>", "a name much too long to be drawn in full"]
 LAYERS = [

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from cxr_model.figures import INK
+from cxr_model.reports.figures import INK
 
 TILE_PX = 256
 SIGNED_METHODS = ("occlusion", "integrated-gradients")

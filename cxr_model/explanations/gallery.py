@@ -12,7 +12,12 @@ from PIL import Image
 from cxr_model.cache import FilmCache, Progress
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
-from cxr_model.explain import choose_films, explain_film, grad_cam_maps, peaks_inside
+from cxr_model.explanations.attribution import (
+    choose_films,
+    explain_film,
+    grad_cam_maps,
+    peaks_inside,
+)
 from cxr_model.films import films_to_tensor
 from cxr_model.index import read_index
 from cxr_model.metrics import proportion_interval

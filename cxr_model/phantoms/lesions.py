@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.phantom_anatomy import Canvas, Layer, Points, Thorax, circle, smooth_outline
+from cxr_model.phantoms.anatomy import Canvas, Layer, Points, Thorax, circle, smooth_outline
 
 MASK_THRESHOLD = 0.15
 """Share of a lesion's full opacity from which a pixel counts as lesion."""

@@ -1,0 +1,52 @@
+"""Settings of what a run says against itself: hygiene, shortcuts, reliability, gates."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from cxr_model.config_checks import STRICT
+
+GateName = Literal["leakage", "shortcut", "calibration", "explanation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HygieneConfig:
+    """The look at the films before they are dealt out."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    near_duplicates: bool = True
+    """Look for films that show the same picture in other bytes, and keep them in one split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortcutConfig:
+    """The search for evidence outside the lungs."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    audit: bool = True
+    """Probe what tells the classes apart without the lungs."""
+    retrain: bool = False
+    """Train networks anew on masked films too: as many trainings more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityConfig:
+    """Inputs that are damaged or no radiographs at all."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    robustness: bool = True
+    """Measure the holdout again under blur, noise, compression and so on."""
+    outliers: bool = True
+    """Fit the score that tells radiographs from other pictures, and measure it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """Which verdicts keep a run from being published."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    fail_on: tuple[GateName, ...] = ("leakage",)
+    """Gates that end the run when they are red; the others warn at the top of the report."""

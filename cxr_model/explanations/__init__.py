@@ -1,0 +1,1 @@
+"""What the network looks at, and how it is shown."""

@@ -1,0 +1,1 @@
+"""Whether the class can be told without the lungs."""
