@@ -183,10 +183,12 @@ def _measure(
     points, drawn = draw_figures(figures, groups_N, draws=draws, seed=seed)
     num = len(truth_N)
     return {
-        "ece": _error_estimate(points["ece"], drawn["ece"], num),
+        "ece": _error_estimate(float(points["ece"]), drawn["ece"], num),
         "ece_if_calibrated": _error_if_calibrated(confidence_N, edges, seed),
         "classwise_ece": {
-            label: _error_estimate(points["classwise_ece"][c], drawn["classwise_ece"][c], num)
+            label: _error_estimate(
+                float(points["classwise_ece"][c]), drawn["classwise_ece"][c], num
+            )
             for c, label in enumerate(classes)
         },
         **{

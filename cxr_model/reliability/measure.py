@@ -78,7 +78,8 @@ class _Films:
 
     @property
     def hit_N(self) -> Array:
-        return (self.probabilities_NC.argmax(axis=1) == self.truth_N).astype(np.float64)
+        hit_N: Array = (self.probabilities_NC.argmax(axis=1) == self.truth_N).astype(np.float64)
+        return hit_N
 
     def tempered(self, temperature: float) -> "_Films":
         return _Films(self.truth_N, temper(self.probabilities_NC, temperature), self.groups_N)

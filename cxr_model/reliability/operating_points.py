@@ -85,7 +85,9 @@ def measure_operating_points(
         return rates | {
             f"{name} {prevalence}": value_KB
             for prevalence in PREVALENCES
-            for name, value_KB in predictive_values(*rates.values(), prevalence).items()
+            for name, value_KB in predictive_values(
+                rates["sensitivity"], rates["specificity"], prevalence
+            ).items()
         }
 
     points, drawn = draw_figures(figures, groups_N, draws=draws, seed=seed)
@@ -111,7 +113,7 @@ def rates_at(truth_N: Array, score_N: Array, label: int, threshold: float) -> di
 
 
 def predictive_values(
-    sensitivity: Array, specificity: Array, prevalence: float
+    sensitivity: Array | np.float64, specificity: Array | np.float64, prevalence: float
 ) -> dict[str, Array]:
     """PPV and NPV by Bayes' rule where a share ``prevalence`` has the class; NaN for 0 / 0."""
     hit = np.asarray(sensitivity * prevalence)
@@ -164,17 +166,20 @@ def _estimates(
         "specificity": _rate(point["specificity"], draw["specificity"], other_groups),
     }
     is_certain = any(value in (0.0, 1.0) for value in (point["sensitivity"], point["specificity"]))
-    limits = {
-        bound: tuple(np.float64(rate[bound] or 0.0) for rate in rates.values())
+    limits = [
+        (np.float64(rates["sensitivity"][bound] or 0), np.float64(rates["specificity"][bound] or 0))
         for bound in ("ci_low", "ci_high")
-    }
+    ]
     num = len(groups) + len(other_groups)
 
     def value(name: str, prevalence: float) -> Estimate:
         key = f"{name} {prevalence}"
         if not is_certain or np.isnan(point[key]):
             return estimate_from_draws(point[key], draw[key], num)
-        low, high = (float(predictive_values(*limits[bound], prevalence)[name]) for bound in limits)
+        low, high = (
+            float(predictive_values(sensitivity, specificity, prevalence)[name])
+            for sensitivity, specificity in limits
+        )
         return make_estimate(point[key], low, high, num)
 
     return rates | {
