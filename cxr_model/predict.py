@@ -77,9 +77,9 @@ def _softmax(logits: Tensor) -> NDArray[np.float64]:
 @dataclass(frozen=True)
 class ScoredBatch:
     table: pd.DataFrame
-    """A row a film: ``path``, ``sha256``, the columns of `cxr_model.reliability.judgement`, ``model``
-    (digest), ``run_id`` and ``error``. A film that cannot be decoded has the reason in
-    ``error``, no figures, no prediction and no marks."""
+    """A row a film: ``path``, ``sha256``, the columns of `cxr_model.reliability.judgement`,
+    ``model`` (digest), ``run_id`` and ``error``. A film that cannot be decoded has the reason
+    in ``error``, no figures, no prediction and no marks."""
     pixels: Pixels
     """Films of the rows without error, uint8 (n, H, W) or (n, H, W, 3) as the network saw them."""
 

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -185,7 +184,7 @@ def _draw(films: pd.DataFrame, most: int, rng: np.random.Generator) -> pd.DataFr
 
 
 def _pixels(films: pd.DataFrame, cache: FilmCache) -> Pixels:
-    return cast(Pixels, cache.films[cache.rows(films["sha256"].tolist())])
+    return cache.films[cache.rows(films["sha256"].tolist())]
 
 
 def _describe(network: Network, card: ModelCard, pixels: Pixels) -> Features:

@@ -67,9 +67,7 @@ def _rotation(film: Pixels, degrees: float, rng: np.random.Generator) -> Pixels:
     side = film.shape[0]
     margin = side // 4  # the corners of a turned square lie 0.21 sides beyond its edges
     wide = np.pad(film, [(margin, margin)] * 2 + [(0, 0)] * (film.ndim - 2), mode="edge")
-    turned = Image.fromarray(wide).rotate(
-        degrees * rng.choice((-1, 1)), Image.Resampling.BILINEAR
-    )
+    turned = Image.fromarray(wide).rotate(degrees * rng.choice((-1, 1)), Image.Resampling.BILINEAR)
     return np.asarray(turned.crop((margin, margin, margin + side, margin + side)))
 
 
@@ -95,9 +93,7 @@ def _text(film: Pixels, count: float, rng: np.random.Generator) -> Pixels:
 
 
 PERTURBATIONS = (
-    Perturbation(
-        name="gamma", unit="exponent", levels=(0.5, 0.7, 1.4, 2.0), clean=1, apply=_gamma
-    ),
+    Perturbation(name="gamma", unit="exponent", levels=(0.5, 0.7, 1.4, 2.0), clean=1, apply=_gamma),
     Perturbation(name="jpeg", unit="quality", levels=(50, 20, 10), clean=100, apply=_jpeg),
     Perturbation(
         name="blur", unit="sigma, % of the side", levels=(0.25, 0.5, 1.0), clean=0, apply=_blur

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def measure_robustness(run: RunFolder, config: RunConfig, cache: FilmCache) -> d
     device = next(network.parameters()).device
     seed = config.evaluate.seed
     films = _draw(read_splits(run.splits), np.random.default_rng(seed))
-    pixels = cast(Pixels, cache.films[cache.rows(films["sha256"].tolist())])
+    pixels = cache.films[cache.rows(films["sha256"].tolist())]
     truth_N = np.array([card.classes.index(label) for label in films["label"]])
     bootstrap = _Bootstrap.of(films, truth_N, draws=config.evaluate.bootstrap_draws, seed=seed)
 

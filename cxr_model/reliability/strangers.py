@@ -89,9 +89,7 @@ FROM_FILMS = frozenset({"inverted", "rotated", "upside-down"})
 """Those that change the film; the others take its shape only."""
 
 
-def _phases(
-    shape: tuple[int, ...], rng: np.random.Generator
-) -> NDArray[np.complex128]:
+def _phases(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.complex128]:
     phases: NDArray[np.complex128] = np.exp(2j * np.pi * rng.uniform(size=shape))
     return phases
 
