@@ -5,26 +5,19 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_model.config_json import read_config
 from cxr_model.errors import DataError
+from cxr_model.gates import Gate, check_gates
 from cxr_model.metrics import format_estimate
 from cxr_model.model_files import ModelCard
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder, read_json
-from cxr_model.splits import check_disjoint, read_splits
+from cxr_model.splits import read_splits
 from cxr_model.stages import read_predictions
 
 DRAWS = 2000
 LEAST_FILMS = 30
 """Holdout films that both networks must have in common; fewer decide nothing."""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A condition of a run that must hold before its network may serve."""
-
-    name: str
-    passed: bool
-    found: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +30,26 @@ class Verdict:
     """What `compare_predictions` says of challenger minus champion; None where there is none."""
 
 
-def check_gates(run: RunFolder) -> list[Gate]:
-    """Every gate of a finished run, passed or not."""
-    return [_groups_are_disjoint(run), _better_than_chance(run)]
+def promotion_gates(run: RunFolder) -> list[Gate]:
+    """The run's own gates, by its own settings, and that it does better than chance."""
+    return [*check_gates(run, read_config(run.config)), _better_than_chance(run)]
 
 
 def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
-    """Promote where every gate is green and, on the same films, the paired test is won.
+    """Promote where no binding gate is red and, on the same films, the paired test is won.
 
+    Binding is what the challenger's ``gates.fail_on`` names, and to do better than chance.
     The films are those that both networks were tested on: what is holdout in both runs, by
     content, so that neither has been trained on any. The test is won where the 95 % interval
     of the difference in balanced accuracy, from a paired bootstrap over groups, lies above 0.
     """
-    gates = check_gates(challenger)
-    red = [f"{gate.name} ({gate.found})" for gate in gates if not gate.passed]
+    gates = promotion_gates(challenger)
+    red = [f"{gate.name} ({gate.found})" for gate in gates if gate.fails and gate.is_red]
     if red:
         why = f"not promoted: the gate is red: {', '.join(red)}"
         return Verdict(promote=False, why=why, gates=gates, comparison=None)
     if champion is None:
-        why = "promoted: every gate is green and there was no champion"
+        why = "promoted: no binding gate is red and there was no champion"
         return Verdict(promote=True, why=why, gates=gates, comparison=None)
     try:
         found = _compare(challenger, champion)
@@ -70,15 +64,6 @@ def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
         f"{format_estimate(gain)}, McNemar p = {found['mcnemar']['p_value']:.2g}"
     )
     return Verdict(promote=is_won, why=why, gates=gates, comparison=found)
-
-
-def _groups_are_disjoint(run: RunFolder) -> Gate:
-    splits = read_splits(run.splits)
-    try:
-        check_disjoint(splits)
-    except DataError as error:
-        return Gate("no group in two splits", False, str(error))
-    return Gate("no group in two splits", True, f"{splits['group'].nunique()} groups")
 
 
 def _better_than_chance(run: RunFolder) -> Gate:
