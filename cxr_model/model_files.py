@@ -1,4 +1,8 @@
-"""A trained network on disk: ``model.safetensors`` and the ``model.json`` that rebuilds it."""
+"""A trained network on disk.
+
+``model.safetensors`` holds the weights, ``model.json`` what rebuilds the network around them
+and ``decision.json`` what turns its probabilities into decisions.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -40,18 +44,45 @@ class ModelCard:
 
     @classmethod
     def read(cls, path: Path) -> "ModelCard":
-        try:
-            values = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path}: no readable model card ({error}); fetch the run again"
-            ) from error
-        if values.get("format_version") != FORMAT_VERSION:
-            raise DataError(
-                f"{path}: model format {values.get('format_version')}, this version reads "
-                f"{FORMAT_VERSION}; train again or use the version that wrote it"
-            )
-        return cls(**values)
+        return cls(**_read_values(path, "model card", "model format"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a run chose on its validation films to decide with."""
+
+    format_version: int = FORMAT_VERSION
+    temperature: float
+    """Calibrated probabilities are ``calibration.temper(probabilities_NC, temperature)``."""
+    abstain_below: float
+    """No answer where the largest calibrated probability lies below."""
+    operating_points: dict[str, dict[str, float]]
+    """Class -> rule -> threshold: the class is called where its calibrated probability is at
+    or above; slightly above 1 where the rule calls no film."""
+    outlier_above: float | None = None
+    """A film whose outlier score lies above is no radiograph like those of the training; None
+    where no score was fitted."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Decision":
+        """Raises ``DataError`` where it is missing, cannot be read or is of another format."""
+        return cls(**_read_values(path, "decision file", "decision format"))
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+
+def _read_values(path: Path, what: str, format_name: str) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no readable {what} ({error}); fetch the run again") from error
+    if values.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{path}: {format_name} {values.get('format_version')}, this version reads "
+            f"{FORMAT_VERSION}; train again or use the version that wrote it"
+        )
+    return values
 
 
 def save_model(run: RunFolder, state: dict[str, Tensor], card: ModelCard) -> None:

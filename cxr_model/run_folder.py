@@ -48,6 +48,16 @@ class RunFolder:
         return self.root / "model" / "model.json"
 
     @property
+    def decision(self) -> Path:
+        """``decision.json``: what turns the network's probabilities into decisions."""
+        return self.root / "model" / "decision.json"
+
+    @property
+    def outlier_model(self) -> Path:
+        """What the training films' features look like, to tell other pictures from them."""
+        return self.root / "model" / "outliers.safetensors"
+
+    @property
     def checkpoints(self) -> Path:
         """Of the training in progress; hidden files are not published."""
         return self.root / ".checkpoints"

@@ -7,7 +7,7 @@ import torch
 
 from cxr_model.config import NETWORKS, NetworkConfig
 from cxr_model.errors import DataError
-from cxr_model.model_files import ModelCard, load_model, save_model
+from cxr_model.model_files import Decision, ModelCard, load_model, save_model
 from cxr_model.network import build_network, network_arguments
 from cxr_model.run_folder import RunFolder
 
@@ -50,3 +50,23 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
 def test_a_card_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"model.json: no readable model card"):
         ModelCard.read(tmp_path / "model.json")
+
+
+DECISION = Decision(
+    temperature=1.7, abstain_below=0.6, operating_points={"covid": {"youden": 0.31}}
+)
+
+
+def test_a_decision_read_back_is_the_one_written(tmp_path: Path) -> None:
+    for decision in (DECISION, dataclasses.replace(DECISION, outlier_above=3.5)):
+        decision.write(RunFolder(tmp_path).decision)
+        assert Decision.read(RunFolder(tmp_path).decision) == decision
+
+
+def test_a_run_without_decision_or_of_another_format_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "decision.json"
+    with pytest.raises(DataError, match=r"decision.json: no readable decision file .*fetch the ru"):
+        Decision.read(path)
+    dataclasses.replace(DECISION, format_version=99).write(path)
+    with pytest.raises(DataError, match=r"decision format 99, this version reads 1; train again"):
+        Decision.read(path)
