@@ -46,3 +46,7 @@ class DeviceError(CxrError):
 
 class OverloadError(CxrError):
     """More requests at a time than a service takes."""
+
+
+class GateError(CxrError):
+    """A run whose own evidence speaks against it, by a gate that the settings make binding."""

@@ -115,12 +115,12 @@ def _judge(store: ObjectStore, challenger: RunFolder, current: Champion | None) 
 def _tell(model: str, run_id: str, verdict: Verdict) -> None:
     get_run_logger().info("%s: %s", model, verdict.why)
     gates = "\n".join(
-        f"| {gate.name} | {'green' if gate.passed else '**red**'} | {gate.found} |"
+        f"| {gate.name} | {'**failed**' if gate.is_red else gate.state} | {gate.found} |"
         for gate in verdict.gates
     )
     table = f"| gate | state | found |\n|---|---|---|\n{gates}"
     create_markdown_artifact(f"# {model}: {run_id}\n\n{verdict.why}.\n\n{table}", key="promotion")
-    if not all(gate.passed for gate in verdict.gates):
+    if any(gate.is_red for gate in verdict.gates):
         emit_event(
             event=RED_GATE,
             resource={"prefect.resource.id": f"cxr.run.{run_id}"},

@@ -2,12 +2,15 @@
 
 import base64
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_model.metrics import format_estimate
 from cxr_model.reports.architecture_figure import short_kind
+from cxr_model.reports.evidence import rule_title
+from cxr_model.run_folder import atomic_path
 
 
 def template_environment() -> Environment:
@@ -21,7 +24,10 @@ def template_environment() -> Environment:
     )
     environment.filters |= {
         "estimate": format_estimate,
+        "figure": format_figure,
+        "rule": rule_title,
         "count": lambda number: f"{number:,}",
+        "percent": lambda share: f"{100 * float(share):g} %",
         "short_kind": short_kind,
         "flatten": lambda values: dict(flatten(values)),
     }
@@ -30,6 +36,18 @@ def template_environment() -> Environment:
 
 def data_uri(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def format_figure(figure: Mapping[str, Any] | float | None) -> str:
+    """An `Estimate` with its interval, a bare number with three decimals."""
+    if isinstance(figure, Mapping):
+        return format_estimate(dict(figure))
+    return "undefined" if figure is None else f"{figure:.3f}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

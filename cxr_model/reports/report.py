@@ -1,62 +1,75 @@
 """One self-contained ``report.html`` from the files of a run, and the pictures it shows.
 
-The page needs no network, no script and no other file; whatever comes from names of films
-and folders is escaped.
+The page needs no network and no other file; its one script is its own, allowed by its digest.
+Whatever comes from names of films and folders is escaped.
 """
 
-import json
+import base64
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from cxr_model.errors import DataError
-from cxr_model.explanations.figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
+from cxr_model.reliability.calibration import temper
 from cxr_model.reports import figures
 from cxr_model.reports.architecture_figure import architecture_figure
-from cxr_model.reports.page import data_uri, flatten, format_duration, template_environment
-from cxr_model.run_folder import RunFolder, atomic_path
+from cxr_model.reports.evidence import (
+    METHOD_TITLES,
+    Evidence,
+    hygiene_rows,
+    read_evidence,
+    report_sections,
+    rule_title,
+    state_in_words,
+)
+from cxr_model.reports.explained_films import explained_films
+from cxr_model.reports.film_gallery import HEAT_MAP, gallery_films
+from cxr_model.reports.page import (
+    data_uri,
+    flatten,
+    format_duration,
+    template_environment,
+    write_bytes,
+)
+from cxr_model.reports.part_figures import caption, part_figures
+from cxr_model.reports.standards import decide_checklists
+from cxr_model.reports.thresholds import class_scores, rates_at
+from cxr_model.run_folder import RunFolder, atomic_path, read_json
 from cxr_model.splits import SPLITS, read_splits
 from cxr_model.stages import read_predictions
 
-METHOD_TITLES = {
-    "occlusion": "Occlusion",
-    "integrated-gradients": "Integrated Gradients",
-    "grad-cam": "Grad-CAM",
-}
-
-# These keep the page below 5 MB however many classes and files there are.
-GALLERY_FILMS = 12  # of the sample, and again of the mistakes
+MOST_BYTES = 15_000_000
+"""Of the page; the gallery takes what the rest leaves of it."""
 LISTED_FILES = 200
 
 
 def build_report(run: RunFolder) -> Path:
     """Write ``report.html`` and ``figures/`` from the other files of ``run``; return its path.
 
-    Raises ``DataError`` when one of those files is missing.
+    Sections of evidence stand there for the files below ``evidence/`` that are there. The page
+    has at most `MOST_BYTES`, for which films are left out of its gallery. Raises ``DataError``
+    when a file that every run has is missing.
     """
     _require_files(run)
-    metrics = json.loads(run.metrics.read_text())
-    model = json.loads(run.model_card.read_text())
-    films, num_explained = _explained_films(run)
-    page = template_environment().get_template("report.html.j2").render(
-        metrics=metrics,
-        model=model,
-        pictures=_draw_figures(run, metrics, model),
-        splits=_split_rows(run),
-        overlaps=_overlaps(run),
-        films=films,
-        num_explained=num_explained,
-        method_titles=METHOD_TITLES,
-        stage_times={
-            stage: format_duration(seconds)
-            for stage, seconds in metrics["timing"]["stages"].items()
-        },
-        settings=dict(flatten(json.loads(run.config.read_text()))),
-        listed_files=LISTED_FILES,
-    )  # fmt: skip
+    evidence, metrics = read_evidence(run), read_json(run.metrics)
+    holdout = _holdout(run, metrics["holdout"]["classes"], evidence.temperature)
+    data = _page_data(evidence, holdout)
+    context = _context(run, evidence, metrics) | _script() | {"at_half": _rates_at_half(holdout)}
+    template = template_environment().get_template("report.html.j2")
+    without_films = template.render(**context, page_data=data)
+    room = MOST_BYTES - len(without_films.encode())
+    data["films"] = gallery_films(
+        run, holdout.paths_N, holdout.truth_N, holdout.scores_NC, most_bytes=room
+    )
+    page = template.render(**context, page_data=data)
     with atomic_path(run.report) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return run.report
@@ -73,14 +86,111 @@ def _require_files(run: RunFolder) -> None:
             )
 
 
-def _draw_figures(run: RunFolder, metrics: dict[str, Any], model: dict[str, Any]) -> dict[str, str]:
-    """Write each drawing to ``figures/NAME.svg``; name to data URI."""
+def _context(run: RunFolder, evidence: Evidence, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What the sections show."""
+    model, sections = read_json(run.model_card), report_sections(evidence)
+    parts = part_figures(evidence)
+    drawings = _drawings(run, metrics, model)
+    for drawn in parts.values():
+        drawings |= drawn
+    films, num_explained = explained_films(run)
+    return {
+        "metrics": metrics,
+        "model": model,
+        "evidence": evidence,
+        "sections": sections,
+        "pictures": _write_figures(run, drawings),
+        "figures_of": {
+            part: {name: caption(name) for name in drawn} for part, drawn in parts.items()
+        },
+        "hygiene_rows": hygiene_rows(evidence.hygiene) if evidence.hygiene else [],
+        "verdicts": evidence.method_verdicts(),
+        "heat_map": evidence.method_verdicts()[HEAT_MAP],
+        "checklists": decide_checklists(run, sections),
+        "splits": _split_rows(run),
+        "overlaps": _overlaps(run),
+        "films": films,
+        "num_explained": num_explained,
+        "method_titles": METHOD_TITLES,
+        "stage_times": {
+            stage: format_duration(seconds)
+            for stage, seconds in metrics["timing"]["stages"].items()
+        },
+        "settings": dict(flatten(read_json(run.config))),
+        "listed_files": LISTED_FILES,
+    }
+
+
+def _script() -> dict[str, Any]:
+    """The page's script, and the digest by which its content-security policy knows it."""
+    script = (files("cxr_model.reports") / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return {"script": Markup(script), "script_digest": f"sha256-{digest}"}
+
+
+@dataclass(frozen=True)
+class _Holdout:
+    classes: list[str]
+    paths_N: NDArray[np.str_]
+    truth_N: NDArray[np.int64]
+    """Class indices."""
+    probabilities_NC: NDArray[np.float64]
+    scores_NC: NDArray[np.float64]
+    """The probabilities, calibrated where the run has a temperature."""
+
+
+def _holdout(run: RunFolder, classes: list[str], temperature: float | None) -> _Holdout:
+    table = read_predictions(run.predictions)
+    table = table[table["split"] == "holdout"]
+    columns = [f"probability_{label}" for label in classes]
+    probabilities_NC = table[columns].to_numpy(dtype=np.float64)
+    return _Holdout(
+        classes=classes,
+        paths_N=table["path"].to_numpy(dtype=str),
+        truth_N=np.array([classes.index(label) for label in table["label"]], dtype=np.int64),
+        probabilities_NC=probabilities_NC,
+        scores_NC=temper(probabilities_NC, temperature) if temperature else probabilities_NC,
+    )
+
+
+def _page_data(evidence: Evidence, holdout: _Holdout) -> dict[str, Any]:
+    """What the script works on, still without the gallery's films."""
+    reliability = evidence.reliability
+    number_of = {label: c for c, label in enumerate(holdout.classes)}
+    points = reliability["operating_points"] if reliability else []
+    return {
+        "classes": holdout.classes,
+        "scores": class_scores(holdout.truth_N, holdout.scores_NC),
+        "points": [
+            {"class": number_of[each["class"]], "rule": rule_title(each["rule"])}
+            | {"threshold": each["threshold"]}
+            for each in points
+        ],
+        "abstain_below": reliability["risk_coverage"]["threshold"] if reliability else None,
+        "heat_map": state_in_words(evidence.method_verdicts()[HEAT_MAP]["passed"]),
+        "films": [],
+    }
+
+
+def _rates_at_half(holdout: _Holdout) -> list[dict[str, Any]]:
+    """What the page shows of thresholds where no script runs."""
+    return [
+        {"class": label} | rates_at(holdout.truth_N == c, holdout.scores_NC[:, c], 0.5, 0.05)
+        for c, label in enumerate(holdout.classes)
+    ]
+
+
+def _drawings(run: RunFolder, metrics: dict[str, Any], model: dict[str, Any]) -> dict[str, Figure]:
     history = pd.read_csv(run.history)
     holdout = metrics["holdout"]
-    labels, probabilities = _holdout_predictions(run, holdout["classes"])
+    predicted = _holdout(run, holdout["classes"], None)
+    labels, probabilities = (
+        np.array(predicted.classes)[predicted.truth_N],
+        predicted.probabilities_NC,
+    )
     channels = 3 if model["color"] == "rgb" else 1
     film_shape = (channels, model["size_px"], model["size_px"])
-    drawings: dict[str, Figure] = {
+    return {
         "class-counts": figures.class_counts_figure(metrics["data"]["counts"]),
         "architecture": architecture_figure(model["layers"], film_shape),
         "loss": figures.loss_curves(history),
@@ -96,20 +206,16 @@ def _draw_figures(run: RunFolder, metrics: dict[str, Any], model: dict[str, Any]
             labels, probabilities, holdout["per_class"]
         ),
     }
+
+
+def _write_figures(run: RunFolder, drawings: dict[str, Figure]) -> dict[str, str]:
+    """Each drawing in ``figures/NAME.svg``; name to data URI."""
     uris = {}
     for name, drawing in drawings.items():
         svg = figures.svg_bytes(drawing)
-        _write_bytes(run.figures / f"{name}.svg", svg)
+        write_bytes(run.figures / f"{name}.svg", svg)
         uris[name] = data_uri("image/svg+xml", svg)
     return uris
-
-
-def _holdout_predictions(run: RunFolder, classes: list[str]) -> tuple[Any, Any]:
-    """True class names (N,) and probabilities (N, C) of the holdout films."""
-    table = read_predictions(run.predictions)
-    table = table[table["split"] == "holdout"]
-    probabilities = table[[f"probability_{label}" for label in classes]]
-    return table["label"].to_numpy(dtype=str), probabilities.to_numpy(dtype=np.float64)
 
 
 def _split_rows(run: RunFolder) -> list[dict[str, Any]]:
@@ -129,68 +235,3 @@ def _overlaps(run: RunFolder) -> dict[str, int]:
         column: int((splits.groupby(column)["split"].nunique() > 1).sum())
         for column in ("group", "sha256")
     }
-
-
-def _explained_films(run: RunFolder) -> tuple[list[dict[str, Any]], int]:
-    """The gallery in the order of ``attributions/index.csv``, and how many films have maps.
-
-    Writes each film's panel to ``figures/explanation-NN.jpg``, so that the pictures can be
-    shown elsewhere too.
-    """
-    index = pd.read_csv(run.attributions / "index.csv", dtype=str, keep_default_na=False)
-    for stale in run.figures.glob("explanation-*.jpg"):
-        stale.unlink()
-    by_film = [rows for _, rows in index.groupby("file", sort=False)]
-    shown = {"sample": 0, "mistake": 0}
-    films: list[dict[str, Any]] = []
-    for rows in by_film:
-        chosen = rows["chosen"].iloc[0]
-        shown[chosen] += 1
-        if shown[chosen] <= GALLERY_FILMS:
-            films.append(_explained_film(run, rows, len(films) + 1))
-    return films, len(by_film)
-
-
-def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str, Any]:
-    first = rows.iloc[0]
-    explained = []
-    with np.load(run.attributions / first["file"]) as arrays:
-        film = arrays["film"]
-        mask = arrays["mask"] if "mask" in arrays and arrays["mask"].any() else None
-        original = film_tile(film, mask)
-        for target, maps in rows.groupby("target", sort=False):
-            tiles = {
-                row["method"]: heat_map_tile(film, arrays[row["array"]], row["method"], mask)
-                for _, row in maps.iterrows()
-            }
-            explained.append((target, tiles))
-    title = f"true {first['label']}, predicted {first['predicted']}"
-    panel = [
-        [("film", original)]
-        + [(f"{METHOD_TITLES[method]}: {target}", tile) for method, tile in tiles.items()]
-        for target, tiles in explained
-    ]
-    _write_bytes(
-        run.figures / f"explanation-{number:02d}.jpg", jpeg_bytes(explanation_panel(title, panel))
-    )
-    return {
-        **{name: first[name] for name in ("path", "label", "predicted", "chosen")},
-        "probability": float(first["probability"]),
-        "outlined": mask is not None,
-        "picture": data_uri("image/jpeg", jpeg_bytes(original)),
-        "targets": [
-            {
-                "name": target,
-                "maps": {
-                    method: data_uri("image/jpeg", jpeg_bytes(tile))
-                    for method, tile in tiles.items()
-                },
-            }
-            for target, tiles in explained
-        ],
-    }
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxr_model.config import RunConfig
 from cxr_model.metrics import evaluate_predictions
 from cxr_model.model_files import ModelCard
-from cxr_model.promotion import check_gates, judge
+from cxr_model.promotion import judge, promotion_gates
 from cxr_model.run_folder import RunFolder, read_json, write_json, write_table
 from cxr_model.splits import write_splits
 
@@ -64,6 +65,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             seed=0,
         )
         write_json(run.metrics, {"holdout": holdout})
+        write_json(run.config, asdict(RunConfig()))
         card = ModelCard(
             run_id=name,
             network={},
@@ -84,7 +86,9 @@ def make_run(tmp_path: Path) -> MakeRun:
 def test_the_first_network_is_promoted_when_its_gates_are_green(make_run: MakeRun) -> None:
     verdict = judge(make_run("first", 0.8), None)
     assert verdict.promote
-    assert [gate.name for gate in verdict.gates] == ["no group in two splits", "better than chance"]
+    states = {gate.name: gate.passed for gate in verdict.gates}
+    unknown = dict.fromkeys(("shortcut", "calibration", "explanation"))
+    assert states == {"leakage": True, **unknown, "better than chance": True}
 
 
 def test_a_better_network_takes_the_champions_place_and_a_worse_or_equal_one_does_not(
@@ -136,6 +140,19 @@ def test_a_red_gate_bars_the_way_even_where_there_is_no_champion(make_run: MakeR
         verdict = judge(run, None)
         assert not verdict.promote
         assert "the gate is red" in verdict.why
-    leak, chance = check_gates(make_run("leaking", 0.95, leaks=True))
+    leak, *_, chance = promotion_gates(make_run("leaking", 0.95, leaks=True))
     assert (leak.passed, chance.passed) == (False, True)
     assert "group patient 0 stands in 2 splits" in leak.found
+
+
+def test_a_red_gate_that_only_warns_bars_no_way(make_run: MakeRun) -> None:
+    run = make_run("alarmed", 0.95)
+    share = {"value": 0.0, "ci_low": -0.1, "ci_high": 0.1, "n": 300}
+    audit = {"alarm": True, "alarms": ["the border tells"], "verdict": "", "headline": share}
+    write_json(run.shortcuts, audit)
+    assert judge(run, None).promote
+    config = asdict(RunConfig())
+    write_json(run.config, config | {"gates": {"fail_on": ["leakage", "shortcut"]}})
+    verdict = judge(run, None)
+    assert not verdict.promote
+    assert "shortcut (the border tells" in verdict.why

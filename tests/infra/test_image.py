@@ -101,6 +101,7 @@ def test_nothing_but_source_reaches_the_builder() -> None:
     assert kinds == {
         ".py",
         ".j2",
+        ".js",
         ".css",
         ".html",
         ".yaml",

@@ -1,0 +1,139 @@
+"""The verdicts that can keep a run out of the registry: its gates.
+
+A gate is decided from the run's files alone, so the report, the flow and the registry come to
+the same verdict, whenever and wherever they ask.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxr_model.config import RunConfig
+from cxr_model.errors import DataError, GateError
+from cxr_model.metrics import format_estimate
+from cxr_model.run_folder import RunFolder, read_json
+from cxr_model.splits import check_disjoint, read_splits
+
+REMEDIES = {
+    "leakage": "assign the splits anew with 'cxr train'",
+    "shortcut": "look at the report's shortcut section and mend the data",
+    "calibration": "give the run more validation films, or other training settings",
+    "explanation": "raise training.epochs or choose other explain.methods",
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition of a run, and what was found."""
+
+    name: str
+    passed: bool | None
+    """None: not examined, because its part of the run was switched off. Neither red nor green."""
+    found: str
+    fails: bool = True
+    """Red ends the flow as failed; otherwise it warns, and leaves promotion to the operator."""
+
+    @property
+    def is_red(self) -> bool:
+        return self.passed is False
+
+    @property
+    def state(self) -> str:
+        """``passed``, ``failed`` or ``not examined``: words, as colour alone tells not everyone."""
+        return {True: "passed", False: "failed", None: "not examined"}[self.passed]
+
+
+def check_gates(run: RunFolder, config: RunConfig) -> list[Gate]:
+    """The gates leakage, shortcut, calibration and explanation of a run's folder, in this order.
+
+    ``fails`` of each says whether ``config.gates.fail_on`` names it. The explanation gate asks
+    for one method that passed its checks: each map bears its own method's verdict beside it, so
+    one that failed misleads nobody, but a run without a single one explains nothing.
+    """
+    found = {
+        "leakage": _leakage(run),
+        "shortcut": _shortcut(run.shortcuts),
+        "calibration": _calibration(run.reliability),
+        "explanation": _explanation(run.explanations),
+    }
+    fail_on = set(config.gates.fail_on)
+    return [Gate(name, passed, words, name in fail_on) for name, (passed, words) in found.items()]
+
+
+def require_gates(gates: Iterable[Gate]) -> None:
+    """Raise GateError where a gate that ``fails`` is red."""
+    red = [gate for gate in gates if gate.fails and gate.is_red]
+    if red:
+        found = "; ".join(f"{gate.name} ({gate.found})" for gate in red)
+        remedies = ", or ".join(REMEDIES[gate.name] for gate in red)
+        kept = ", ".join(gate.name for gate in red)
+        raise GateError(
+            f"not for the registry, the gate is red: {found}; {remedies}, or take {kept} out of "
+            "gates.fail_on"
+        )
+
+
+def gate_records(gates: Iterable[Gate]) -> list[dict[str, Any]]:
+    """The ``gates`` of ``metrics.json``: name, passed (true, false or null), found, fails."""
+    return [asdict(gate) for gate in gates]
+
+
+Finding = tuple[bool | None, str]
+
+
+def _leakage(run: RunFolder) -> Finding:
+    splits = read_splits(run.splits)
+    try:
+        check_disjoint(splits)
+    except DataError as error:
+        return False, str(error).partition(";")[0]
+    groups = f"{splits['group'].nunique():,} groups, none in two splits"
+    if not run.hygiene.is_file():
+        return True, f"{groups}; near duplicates were not looked for"
+    near = read_json(run.hygiene)["near_duplicates"]["groups"]
+    torn = torn_apart(splits, (group["paths"] for group in near))
+    if torn:
+        return False, f"{torn[0][0]} and its near duplicate {torn[0][1]} stand in two splits"
+    return True, f"{groups}, near duplicates included"
+
+
+def torn_apart(splits: pd.DataFrame, groups: Iterable[list[str]]) -> list[tuple[str, str]]:
+    """Of each group of paths that stands in several splits, two paths of different splits."""
+    split_of = dict(zip(splits["path"], splits["split"], strict=True))
+    pairs = []
+    for paths in groups:
+        dealt = [path for path in paths if path in split_of]
+        others = [path for path in dealt if split_of[path] != split_of[dealt[0]]]
+        if others:
+            pairs.append((dealt[0], others[0]))
+    return pairs
+
+
+def _shortcut(evidence: Path) -> Finding:
+    if not evidence.is_file():
+        return None, "no audit for shortcuts was made"
+    record = read_json(evidence)
+    above = f"accuracy above what no-lung evidence gives: {format_estimate(record['headline'])}"
+    alarms = "; ".join(record["alarms"])
+    return not record["alarm"], f"{alarms or record['verdict']} ({above})"
+
+
+def _calibration(evidence: Path) -> Finding:
+    if not evidence.is_file():
+        return None, "calibration was not measured"
+    calibration = read_json(evidence)["calibration"]
+    error = f"calibration error {format_estimate(calibration['after']['ece'])}"
+    return bool(calibration["passed"]), f"{error}: {calibration['verdict']}"
+
+
+def _explanation(evidence: Path) -> Finding:
+    if not evidence.is_file():
+        return None, "no method of explanation was tested"
+    methods = read_json(evidence)["methods"].values()
+    failed = ", ".join(method["title"] for method in methods if not method["passed"])
+    passed = ", ".join(method["title"] for method in methods if method["passed"])
+    words = [f"passed: {passed}"] * bool(passed) + [f"failed: {failed}"] * bool(failed)
+    return bool(passed), "; ".join(words)

@@ -1,0 +1,135 @@
+"""What a run found out about itself: the files below ``evidence/``, and the page's sections."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cxr_model.run_folder import RunFolder, read_json
+
+METHOD_TITLES = {
+    "occlusion": "Occlusion",
+    "integrated-gradients": "Integrated Gradients",
+    "grad-cam": "Grad-CAM",
+    "gradient-shap": "GradientShap",
+}
+RULE_TITLES = {
+    "youden": "maximum Youden",
+    "sensitivity-0.95": "sensitivity 0.95",
+    "specificity-0.95": "specificity 0.95",
+}
+NOT_TESTED = {"passed": None, "verdict": "This method was not put to the test in this run."}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Each part's record, None where the part was switched off or is older than the run."""
+
+    hygiene: dict[str, Any] | None = None
+    shortcuts: dict[str, Any] | None = None
+    reliability: dict[str, Any] | None = None
+    outliers: dict[str, Any] | None = None
+    robustness: dict[str, Any] | None = None
+    explanations: dict[str, Any] | None = None
+
+    @property
+    def temperature(self) -> float | None:
+        """What the probabilities are calibrated by."""
+        return self.reliability["calibration"]["temperature"] if self.reliability else None
+
+    @property
+    def prevalences(self) -> list[str]:
+        """At which the operating points' PPV and NPV are given, in rising order."""
+        points = self.reliability["operating_points"] if self.reliability else []
+        return sorted(points[0]["ppv"], key=float) if points else []
+
+    @property
+    def strongest_probe(self) -> str:
+        """Title of the probe without lungs that the headline is measured against."""
+        if self.shortcuts is None:
+            return ""
+        titles: dict[str, str] = {each["name"]: each["title"] for each in self.shortcuts["probes"]}
+        return titles[self.shortcuts["strongest"]]
+
+    def method_verdicts(self) -> dict[str, dict[str, Any]]:
+        """``passed`` (None: not tested) and ``verdict`` of each method in `METHOD_TITLES`."""
+        tested = self.explanations["methods"] if self.explanations else {}
+        return {method: tested.get(method, NOT_TESTED) for method in METHOD_TITLES}
+
+
+def rule_title(rule: str) -> str:
+    return RULE_TITLES.get(rule, rule)
+
+
+def state_in_words(passed: bool | None) -> str:
+    return {True: "passed", False: "failed", None: "not tested"}[passed]
+
+
+def read_evidence(run: RunFolder) -> Evidence:
+    """What is there of the files below ``evidence/``."""
+    names = [field.name for field in fields(Evidence)]
+    files: dict[str, Path] = {name: getattr(run, name) for name in names}
+    return Evidence(**{name: read_json(file) for name, file in files.items() if file.is_file()})
+
+
+def report_sections(evidence: Evidence) -> dict[str, str]:
+    """Id and title of each section that the page has, in its order."""
+    titles: list[tuple[str, str, object]] = [
+        ("results", "Results at a glance", True),
+        ("shortcuts", "Shortcuts", evidence.shortcuts),
+        ("holdout", "Holdout in detail", True),
+        ("explore", "Thresholds", True),
+        ("gallery", "Gallery", True),
+        ("curves", "ROC and PR curves", True),
+        ("calibration", "Calibration", evidence.reliability),
+        ("operating", "Operating points", evidence.reliability),
+        ("abstention", "Abstention", evidence.reliability),
+        ("outliers", "Outliers", evidence.outliers),
+        ("robustness", "Robustness", evidence.robustness),
+        ("explanations", "Explanations", True),
+        ("data", "Data", True),
+        ("hygiene", "Data hygiene", evidence.hygiene),
+        ("splits", "Splits", True),
+        ("architecture", "Architecture", True),
+        ("training", "Training", True),
+        ("limits", "Limits", True),
+        ("standards", "Checklists", True),
+        ("environment", "Environment", True),
+    ]
+    return {id_: title for id_, title, is_there in titles if is_there}
+
+
+def hygiene_rows(hygiene: dict[str, Any]) -> list[tuple[str, int, str]]:
+    """Title, number and an example of each kind of finding."""
+    exact, near = hygiene["exact_duplicates"], hygiene["near_duplicates"]
+    copies = next((", ".join(group[:2]) for group in exact["groups"]), "")
+    alike = next((", ".join(group["paths"][:2]) for group in near["groups"]), "")
+    conflict = next(
+        (
+            f"{', '.join(found['paths'][:2])} ({found['kind']})"
+            for found in hygiene["label_conflicts"]
+        ),
+        "",
+    )
+    rows = [
+        ("Copies, byte for byte", exact["by_bytes"], copies),
+        ("Copies, pixel for pixel", exact["by_pixels"], copies),
+        ("Films with a near copy", near["films"], alike),
+        ("Copies in different classes", len(hygiene["label_conflicts"]), conflict),
+    ]
+    for title, name in (
+        ("Unreadable", "unreadable"),
+        ("Blank", "blank"),
+        ("Perhaps inverted", "inverted"),
+        ("Perhaps no radiograph", "not_radiographs"),
+        ("Of an odd size", "odd_sizes"),
+    ):
+        found = hygiene[name]
+        first = found[0] if found else ""
+        rows.append((title, len(found), first["path"] if isinstance(first, dict) else first))
+    patients = hygiene["patients"]
+    return [
+        *rows,
+        ("Patients in several classes", patients["in_several_classes"], ""),
+        ("Films that share a patient", patients["films_sharing"], ""),
+        ("Films that name no patient", patients["films_without"], ""),
+    ]

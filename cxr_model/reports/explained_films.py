@@ -1,0 +1,74 @@
+"""The films whose maps were drawn by every method: their tiles, and their panels in a file."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr_model.explanations.figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
+from cxr_model.reports.evidence import METHOD_TITLES
+from cxr_model.reports.page import data_uri, write_bytes
+from cxr_model.run_folder import RunFolder
+
+GALLERY_FILMS = 12
+"""Films shown of the sample, and again of the mistakes."""
+
+
+def explained_films(run: RunFolder) -> tuple[list[dict[str, Any]], int]:
+    """The gallery in the order of ``attributions/index.csv``, and how many films have maps.
+
+    Writes each film's panel to ``figures/explanation-NN.jpg``, so that the pictures can be
+    shown elsewhere too.
+    """
+    index = pd.read_csv(run.attributions / "index.csv", dtype=str, keep_default_na=False)
+    for stale in run.figures.glob("explanation-*.jpg"):
+        stale.unlink()
+    by_film = [rows for _, rows in index.groupby("file", sort=False)]
+    shown = {"sample": 0, "mistake": 0}
+    films: list[dict[str, Any]] = []
+    for rows in by_film:
+        chosen = rows["chosen"].iloc[0]
+        shown[chosen] += 1
+        if shown[chosen] <= GALLERY_FILMS:
+            films.append(_explained_film(run, rows, len(films) + 1))
+    return films, len(by_film)
+
+
+def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str, Any]:
+    first = rows.iloc[0]
+    explained = []
+    with np.load(run.attributions / first["file"]) as arrays:
+        film = arrays["film"]
+        mask = arrays["mask"] if "mask" in arrays and arrays["mask"].any() else None
+        original = film_tile(film, mask)
+        for target, maps in rows.groupby("target", sort=False):
+            tiles = {
+                row["method"]: heat_map_tile(film, arrays[row["array"]], row["method"], mask)
+                for _, row in maps.iterrows()
+            }
+            explained.append((target, tiles))
+    title = f"true {first['label']}, predicted {first['predicted']}"
+    panel = [
+        [("film", original)]
+        + [(f"{METHOD_TITLES[method]}: {target}", tile) for method, tile in tiles.items()]
+        for target, tiles in explained
+    ]
+    write_bytes(
+        run.figures / f"explanation-{number:02d}.jpg", jpeg_bytes(explanation_panel(title, panel))
+    )
+    return {
+        **{name: first[name] for name in ("path", "label", "predicted", "chosen")},
+        "probability": float(first["probability"]),
+        "outlined": mask is not None,
+        "picture": data_uri("image/jpeg", jpeg_bytes(original)),
+        "targets": [
+            {
+                "name": target,
+                "maps": {
+                    method: data_uri("image/jpeg", jpeg_bytes(tile))
+                    for method, tile in tiles.items()
+                },
+            }
+            for target, tiles in explained
+        ],
+    }

@@ -1,0 +1,65 @@
+"""One class against the rest at any threshold: what the report's slider looks up.
+
+Shape suffixes: N films, C classes.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_model.metrics import proportion_interval
+
+Array = NDArray[Any]
+
+MOST_SCORES = 600_000
+"""Of all classes together, about 5 MB of the page; above it, only every k-th score is kept."""
+DECIMALS = 6
+
+
+def class_scores(truth_N: Array, scores_NC: Array) -> list[dict[str, Any]]:
+    """For each class the scores of its films and of the others, each in rising order.
+
+    ``{"positive": {"scores", "n"}, "negative": ...}``. ``n`` counts the films; of very many
+    ``scores`` holds every k-th, so a count read off it is right to one part in its length.
+    """
+    num_classes = scores_NC.shape[1]
+    most = MOST_SCORES // (2 * num_classes)
+    return [
+        {
+            "positive": _sorted_scores(scores_NC[truth_N == c, c], most),
+            "negative": _sorted_scores(scores_NC[truth_N != c, c], most),
+        }
+        for c in range(num_classes)
+    ]
+
+
+def _sorted_scores(scores_N: Array, most: int) -> dict[str, Any]:
+    step = -(-len(scores_N) // most) or 1
+    kept = np.sort(scores_N)[step // 2 :: step]
+    return {"scores": kept.round(DECIMALS).tolist(), "n": len(scores_N)}
+
+
+def rates_at(
+    positive_N: Array, score_N: Array, threshold: float, prevalence: float
+) -> dict[str, Any]:
+    """Counts and rates where a film is called positive at or above ``threshold``.
+
+    Sensitivity and specificity are `Estimate`s with Wilson's interval; PPV and NPV, of a place
+    with ``prevalence`` (0 to 1), are plain numbers by Bayes' rule, None where undefined.
+    """
+    called_N = score_N >= threshold
+    tp, fn = int((called_N & positive_N).sum()), int((~called_N & positive_N).sum())
+    fp, tn = int((called_N & ~positive_N).sum()), int((~called_N & ~positive_N).sum())
+    sensitivity, specificity = proportion_interval(tp, tp + fn), proportion_interval(tn, tn + fp)
+    found, left = sensitivity["value"], specificity["value"]
+    ppv = npv = None
+    if found is not None and left is not None:
+        true_alarms, false_alarms = found * prevalence, (1 - left) * (1 - prevalence)
+        missed, at_peace = (1 - found) * prevalence, left * (1 - prevalence)
+        ppv = true_alarms / (true_alarms + false_alarms) if true_alarms + false_alarms else None
+        npv = at_peace / (at_peace + missed) if at_peace + missed else None
+    return {
+        "tp": tp, "fn": fn, "fp": fp, "tn": tn,
+        "sensitivity": sensitivity, "specificity": specificity, "ppv": ppv, "npv": npv,
+    }  # fmt: skip

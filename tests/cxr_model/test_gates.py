@@ -1,0 +1,127 @@
+"""Gates: red for what speaks against a run, undecided for what nobody looked at."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cxr_model.config import RunConfig
+from cxr_model.errors import GateError
+from cxr_model.evidence_config import GateConfig
+from cxr_model.gates import REMEDIES, Gate, check_gates, gate_records, require_gates
+from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.splits import write_splits
+
+NAMES = ["leakage", "shortcut", "calibration", "explanation"]
+SHARE = {"value": 0.1, "ci_low": 0.05, "ci_high": 0.2, "n": 50}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """Splits of three films that have nothing in common, and no evidence."""
+    run = RunFolder(tmp_path)
+    films = [("a.png", "train"), ("b.png", "validation"), ("c.png", "holdout")]
+    rows = [
+        {"path": path, "sha256": path * 8, "label": "normal", "group": path, "split": split}
+        for path, split in films
+    ]
+    write_splits(pd.DataFrame(rows), run.splits)
+    return run
+
+
+def write_evidence(run: RunFolder, *, is_good: bool) -> None:
+    near = [] if is_good else [{"paths": ["a.png", "c.png"], "distance": 0.01}]
+    write_json(run.hygiene, {"near_duplicates": {"films": len(near) * 2, "groups": near}})
+    alarms = [] if is_good else ["the border tells the classes apart"]
+    write_json(
+        run.shortcuts,
+        {"alarm": not is_good, "alarms": alarms, "verdict": "nothing found", "headline": SHARE},
+    )
+    calibration = {"passed": is_good, "verdict": "as measured", "after": {"ece": SHARE}}
+    write_json(run.reliability, {"calibration": calibration})
+    methods = {"grad-cam": {"title": "Grad-CAM", "passed": is_good}}
+    write_json(run.explanations, {"methods": methods})
+
+
+def states(run: RunFolder, **settings: Any) -> dict[str, bool | None]:
+    return {gate.name: gate.passed for gate in check_gates(run, RunConfig(**settings))}
+
+
+def test_what_nobody_looked_at_is_neither_red_nor_green(run: RunFolder) -> None:
+    assert states(run) == {"leakage": True, **dict.fromkeys(NAMES[1:])}
+    gates = check_gates(run, RunConfig(gates=GateConfig(fail_on=tuple(NAMES))))  # type: ignore[arg-type]
+    assert [gate.state for gate in gates] == ["passed"] + 3 * ["not examined"]
+    require_gates(gates)
+
+
+def test_good_evidence_makes_every_gate_green_and_bad_evidence_red(run: RunFolder) -> None:
+    write_evidence(run, is_good=True)
+    assert states(run) == dict.fromkeys(NAMES, True)
+    write_evidence(run, is_good=False)
+    assert states(run) == dict.fromkeys(NAMES, False)
+    leakage, shortcut, calibration, explanation = check_gates(run, RunConfig())
+    assert leakage.found == "a.png and its near duplicate c.png stand in two splits"
+    assert shortcut.found == (
+        "the border tells the classes apart (accuracy above what no-lung evidence gives: "
+        "0.100 (0.05–0.20))"
+    )
+    assert calibration.found == "calibration error 0.100 (0.05–0.20): as measured"
+    assert explanation.found == "failed: Grad-CAM"
+
+
+@pytest.mark.parametrize("column", ["group", "sha256"])
+def test_a_group_or_a_copy_in_two_splits_is_leakage(run: RunFolder, column: str) -> None:
+    splits = pd.read_csv(run.splits).assign(**{column: "the same"})
+    write_splits(splits, run.splits)
+    (leakage, *_) = check_gates(run, RunConfig())
+    assert leakage.is_red
+    assert leakage.found == f"{column} the same stands in 3 splits (1 such in all)"
+
+
+def test_a_near_duplicate_that_was_not_dealt_out_is_no_leakage(run: RunFolder) -> None:
+    near = [{"paths": ["a.png", "unreadable.png"], "distance": 0.0}]
+    write_json(run.hygiene, {"near_duplicates": {"films": 2, "groups": near}})
+    assert states(run)["leakage"]
+
+
+def test_one_method_that_passed_is_enough_to_explain(run: RunFolder) -> None:
+    methods = {
+        "occlusion": {"title": "Occlusion", "passed": True},
+        "grad-cam": {"title": "Grad-CAM", "passed": False},
+    }
+    write_json(run.explanations, {"methods": methods})
+    (*_, explanation) = check_gates(run, RunConfig())
+    assert explanation.passed
+    assert explanation.found == "passed: Occlusion; failed: Grad-CAM"
+
+
+def test_only_gates_that_the_settings_name_end_a_run(run: RunFolder) -> None:
+    write_evidence(run, is_good=False)
+    with pytest.raises(GateError, match="leakage") as raised:
+        require_gates(check_gates(run, RunConfig()))
+    assert "shortcut" not in str(raised.value)
+    require_gates(check_gates(run, RunConfig(gates=GateConfig(fail_on=()))))
+
+
+def test_the_message_names_gate_finding_and_remedy_in_one_line() -> None:
+    gates = [Gate(name, False, "bad") for name in NAMES]
+    message = (
+        "not for the registry, the gate is red: shortcut (bad); look at the report's shortcut section "
+        "and mend the data, or take shortcut out of gates.fail_on"
+    )
+    with pytest.raises(GateError, match=f"^{re.escape(message)}$"):
+        require_gates(gates[1:2])
+    with pytest.raises(GateError) as raised:
+        require_gates(gates)
+    assert "\n" not in str(raised.value)
+    assert set(REMEDIES) == set(NAMES)
+
+
+def test_records_say_null_for_a_gate_that_was_not_examined(run: RunFolder) -> None:
+    (_, shortcut, *_) = gate_records(check_gates(run, RunConfig()))
+    assert shortcut == {
+        "name": "shortcut", "passed": None, "found": "no audit for shortcuts was made",
+        "fails": False,
+    }  # fmt: skip
