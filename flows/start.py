@@ -16,7 +16,7 @@ from prefect.concurrency.sync import concurrency
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, CxrError, StackError
 from cxr_model.run_folder import RunFolder, write_json
-from flows.deploy import make_limit
+from flows.limits import make_limit
 from flows.run_id import new_run_id
 
 MOST_STARTS = 4
