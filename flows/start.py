@@ -20,7 +20,7 @@ from flows.limits import make_limit
 from flows.run_id import new_run_id
 
 MOST_STARTS = 4
-_LEASE_S = 60.0  # after this the slot of a killed run is free again
+_LEASE_S = 60.0  # after this the slot of a killed run is free again; the server takes no less
 
 logger = logging.getLogger(__name__)
 
