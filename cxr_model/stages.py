@@ -7,7 +7,6 @@ machine without Prefect too.
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from cxr_model.metrics import evaluate_predictions
 from cxr_model.model_files import ModelCard, load_model, save_model
 from cxr_model.network import build_network, describe_layers, network_arguments, num_parameters
 from cxr_model.run_folder import RunFolder, sha256_file, write_table
+from cxr_model.saving import Saver
 from cxr_model.splits import read_splits
 from cxr_model.trainer import EpochRecord, Trainer
 
@@ -66,7 +66,8 @@ def train(
     """Train on the training split; writes ``history.csv`` after each epoch, then the model.
 
     Goes on from the newest checkpoint below ``run``, where there is one. ``on_epoch`` hears
-    of each epoch trained now, ``on_checkpoint`` of each file of a finished epoch.
+    of each epoch trained now, ``on_checkpoint`` of each file of a finished epoch, and of one
+    more where a signal ends the training (what its handler raises must be no ``Exception``).
     """
     splits = read_splits(run.splits)
     classes = order_classes(splits["label"], config.labels)
@@ -132,25 +133,16 @@ def _train_on(
         if trainer.processes.is_first:
             _write_history(run, trainer)
         log.info("resuming after epoch %d, step %d", trainer.epoch, trainer.step)
-    saved_at = time.monotonic()
-
-    def save_within_epoch() -> None:
-        nonlocal saved_at
-        due = time.monotonic() - saved_at > 60 * trainer.config.checkpoint_minutes
-        if due and trainer.is_sound():
-            checkpoints.save(trainer.state(), trainer.step)
-            saved_at = time.monotonic()
-
+    saver = Saver(trainer, checkpoints, on_checkpoint)
     # Of several processes the first one writes; within epochs each knows its own losses only.
-    alone = trainer.processes.count == 1
-    for record in trainer.epochs(save_within_epoch if alone else lambda: None):
-        if not trainer.processes.is_first:
-            continue
-        path = checkpoints.save(trainer.state(), trainer.step)
-        _write_history(run, trainer)
-        saved_at = time.monotonic()
-        on_checkpoint(path)
-        on_epoch(record)
+    after_step = saver.after_step if trainer.processes.count == 1 else lambda: None
+    with saver.until_told_to_end():
+        for record in trainer.epochs(after_step):
+            if trainer.processes.is_first:
+                path = saver.after_epoch()
+                _write_history(run, trainer)
+                on_checkpoint(path)
+                on_epoch(record)
 
 
 def _write_history(run: RunFolder, trainer: Trainer) -> None:

@@ -127,6 +127,12 @@ class Trainer:
             "last_good": self._last_good if self.position else None,
         }
 
+    def snapshot(self) -> State:
+        """`state` as it is now, whatever is trained later."""
+        state = self.state()
+        changing = ("losses", "network", "averaged", "optimizer")  # all else is replaced
+        return state | copy.deepcopy({name: state[name] for name in changing})
+
     def restore(self, state: State) -> None:
         """Go on from a `state` of the same settings and films; it is not changed later."""
         state = copy.deepcopy(state)

@@ -36,6 +36,7 @@ from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, StackError
 from cxr_model.run_folder import read_json, write_json
 from flows.configuration import config_from_values
+from flows.limits import make_limit
 from flows.settings import Settings
 from flows.stack import WORK_POOL
 from tasks.promotion import RED_GATE, REGISTRY_LIMIT
@@ -118,14 +119,6 @@ def load_flows() -> None:
     """Import every deployed flow, as Prefect's command does to learn its parameters."""
     for each in yaml.safe_load(_file("prefect.yaml").read_text())["deployments"]:
         import_module(each["entrypoint"].rpartition(".")[0])
-
-
-def make_limit(client: SyncPrefectClient, name: str) -> None:
-    """A global concurrency limit of one slot, where there is none: the operator's stays."""
-    try:
-        client.read_global_concurrency_limit_by_name(name)
-    except ObjectNotFound:
-        client.upsert_global_concurrency_limit_by_name(name, 1)
 
 
 def _run_prefect(*arguments: str) -> None:

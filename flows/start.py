@@ -16,11 +16,11 @@ from prefect.concurrency.sync import concurrency
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, CxrError, StackError
 from cxr_model.run_folder import RunFolder, write_json
-from flows.deploy import make_limit
+from flows.limits import make_limit
 from flows.run_id import new_run_id
 
 MOST_STARTS = 4
-_LEASE_S = 60.0  # after this the slot of a killed run is free again
+_LEASE_S = 60.0  # after this the slot of a killed run is free again; the server takes no less
 
 logger = logging.getLogger(__name__)
 

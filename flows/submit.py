@@ -82,12 +82,15 @@ def flow_run_page(api_url: str, flow_run_id: UUID) -> str:
 def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> None:
     log = _RunLog(client, flow_run_id, console)
     started, warned = time.monotonic(), False
+    num_tasks, task_began = 0, started
     crashed_at: float | None = None
     while True:
         state = client.read_flow_run(flow_run_id).state
         assert state is not None
         log.print_new()
         now = time.monotonic()
+        if log.num_tasks > num_tasks:  # the next ones may be short, and the end near
+            num_tasks, task_began = log.num_tasks, now
         if state.is_crashed():
             if crashed_at is None:
                 crashed_at = now
@@ -101,7 +104,7 @@ def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> N
         elif state.is_scheduled() and not warned and now - started > _PATIENCE_S:
             console.print(f"no worker has taken the run yet; is one listening on {WORK_POOL}?")
             warned = True
-        time.sleep(min(_LEAST_POLL_S + (now - started) / 20, _MOST_POLL_S))
+        time.sleep(min(_LEAST_POLL_S + (now - task_began) / 20, _MOST_POLL_S))
     log.print_last()
     if not state.is_completed():
         raise _failure(state.name or state.type.value, state.message or "")
@@ -115,6 +118,12 @@ class _RunLog:
         self._shown: set[UUID | None] = set()
         self._newest: DateTime | None = None
         self._has_ended = False
+        self._tasks: set[UUID] = set()
+
+    @property
+    def num_tasks(self) -> int:
+        """Task runs that have told something."""
+        return len(self._tasks)
 
     def print_new(self) -> None:
         since = self._newest and self._newest - _LATE
@@ -143,6 +152,8 @@ class _RunLog:
 
     def _print(self, line: Log) -> None:
         self._shown.add(line.id)
+        if line.task_run_id:
+            self._tasks.add(line.task_run_id)
         self._newest = max(self._newest or line.timestamp, line.timestamp)
         if line.name == "prefect.flow_runs":  # a crashed one that goes on has not
             self._has_ended = line.message.startswith(_ENGINES_LAST_WORDS)

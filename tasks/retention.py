@@ -139,7 +139,7 @@ def sweep_disk(
             max_gb=retention.max_gb,
         )
         for item in beyond(items, limits, time.time()):
-            if dry_run or _remove(folder / item.name):
+            if dry_run or _remove(folder / item.name, is_locked=kind == "run folder"):
                 removed.append(item)
     return removed
 
@@ -188,11 +188,17 @@ def _on_disk(kind: str, path: Path, is_protected: bool) -> Item:
     )
 
 
-def _remove(path: Path) -> bool:
-    """Whether the folder was free to go."""
+def _remove(path: Path, *, is_locked: bool) -> bool:
+    """Whether the folder was free to go; ``is_locked``: whoever works in one has its lock."""
+    if not is_locked:
+        shutil.rmtree(path)
+        return True
+    lock = path.parent / f".{path.name}.lock"
     try:
-        with FileLock(path.parent / f".{path.name}.lock", timeout=0):
+        with FileLock(lock, timeout=0):
             shutil.rmtree(path)
+            # While it is held: whoever opened it before finds it gone, and makes a new one.
+            lock.unlink()
     except Timeout:
         return False
     return True

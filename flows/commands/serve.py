@@ -44,7 +44,7 @@ def serve(
     # after the server has answered its last request, when uvicorn raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = Settings.from_environment()
-    with _listen(host, port) as listener:  # before seconds of imports
+    with listen_on(host, port) as listener:  # before seconds of imports
         from cxr_model.batcher import BatchLimits
         from cxr_model.device import resolve_device
         from flows.served_model import ServedModel
@@ -92,12 +92,18 @@ def _run(app: "FastAPI", listener: socket.socket) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen_on(host: str, port: int) -> socket.socket:
+    """A socket whose connections send what they are given at once; ``StackError`` if taken."""
     try:
         family: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise StackError(
             f"{host}:{port}: cannot be listened on ({error.strerror}); set --host and --port to "
             "an address of this machine and a free port"
         ) from error
+    # Connections inherit it. asyncio would set it, but not on those of a listener that, like
+    # this one, was made without a protocol number: the body of each answer would then wait
+    # 40 ms for the client to acknowledge its head (Nagle's algorithm and delayed ACK).
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -5,12 +5,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
+from cxr_model import saving, trainer
+from cxr_model.averaging import average_weights
 from cxr_model.cache import FilmCache
 from cxr_model.checkpoints import Checkpoints
 from cxr_model.config import RunConfig, TrainingConfig
@@ -124,6 +128,41 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_weights(
         process.send_signal(signal.SIGKILL)
     assert not run.weights.exists()
     train(run, "r", CONFIG, FilmCache.open(cached_phantoms[1]), lambda _: None)
+    assert sha256_file(run.weights) == sha256_file(unbroken.weights)
+    pd.testing.assert_frame_equal(comparable(run), comparable(unbroken), check_exact=True)
+
+
+@pytest.mark.parametrize("number", [2, 9])
+def test_a_training_told_to_end_keeps_its_last_step_and_goes_on_to_the_same_weights(
+    cached_phantoms: tuple[pd.DataFrame, Path],
+    unbroken: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    """At the worst moment: the weights have made their step, and their averages have not."""
+    config = replace(CONFIG, training=replace(CONFIG.training, checkpoint_minutes=60))
+    run = started_run(tmp_path / "ended", cached_phantoms[0])
+    cache = FilmCache.open(cached_phantoms[1])
+    steps = count(1)
+
+    def end_or_average(*arguments: Any) -> None:
+        if next(steps) == number:
+            signal.raise_signal(signal.SIGTERM)
+        average_weights(*arguments)
+
+    monkeypatch.setattr(saving, "COPY_S", 0.0)
+    monkeypatch.setattr(trainer, "average_weights", end_or_average)
+    kept: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with pytest.raises(SystemExit):
+            train(run, "r", config, cache, lambda _: None, lambda path: kept.append(path.name))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert kept[-1] == f"step-{number - 1:08d}.pt"
+    monkeypatch.undo()
+    train(run, "r", config, cache, lambda _: None)
     assert sha256_file(run.weights) == sha256_file(unbroken.weights)
     pd.testing.assert_frame_equal(comparable(run), comparable(unbroken), check_exact=True)
 

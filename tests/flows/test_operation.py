@@ -215,6 +215,26 @@ def test_films_that_arrive_are_scored_once_each(stack: Shell, api: Api, films: P
     assert "2 scored, 1 unreadable, 1 copies" in page
 
 
+def test_a_champion_is_measured_on_films_of_elsewhere(
+    stack: Shell, api: Api, tmp_path: Path
+) -> None:
+    write_phantoms(tmp_path / "elsewhere", PhantomConfig(num_films=12, seed=1))
+    api.wait(api.start("evaluate", source=str(tmp_path / "elsewhere"), run_id="measured"))
+    newest = json.loads(stack.ok("runs", "--json"))[0]
+    assert (newest["run_id"], newest["preset"]) == ("measured", "evaluate")
+    assert newest["accuracy"]["n"] == 12
+
+
+def test_the_worker_is_examined_and_swept(api: Api) -> None:
+    """What is of today stays, whatever is asked for."""
+    runs = [api.start("doctor"), api.start("housekeeping", dry_run=False)]
+    for run in runs:
+        api.wait(run)
+    found = {each["key"]: each for each in api.filter("artifacts/latest")}
+    assert "versions" in found["doctor"]["data"]
+    assert found["housekeeping"]["description"] == "0 removed"
+
+
 def test_status_tells_workers_runs_and_limits(stack: Shell, api: Api) -> None:
     assert api
     found = json.loads(stack.ok("status", "--json"))

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from shell import Shell, shell_in
 from cxr_model.predict import Predictor
 from cxr_model.run_folder import RunFolder
 from cxr_model.serving import decode_sent, load_to_serve
+from flows.commands.serve import listen_on
 from tasks.registry import decide, promotion, register_version
 from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
@@ -158,6 +160,15 @@ def test_a_run_by_name_is_served_from_the_embedded_store_which_ends_with_the_ser
         assert process.wait(20) == 0
         own_store.wait(20)
         assert "Traceback" not in printed.read_text()
+
+
+def test_an_answer_does_not_wait_for_its_head_to_be_acknowledged() -> None:
+    with (
+        listen_on("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_an_address_that_cannot_be_listened_on_is_told(shell: Shell) -> None:

@@ -78,19 +78,33 @@ def test_a_dry_run_lists_and_changes_nothing_and_a_registered_run_always_stays(
     assert b"runs/old/" not in store.read_bytes("index.html")
 
 
+def old_folder(path: Path) -> None:
+    path.mkdir(parents=True)
+    (path / "file").write_text("content")
+    long_ago = time.time() - 400 * DAY
+    os.utime(path / "file", (long_ago, long_ago))
+
+
 def test_a_run_folder_in_use_stays(store: ObjectStore, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name in ("busy", "idle"):
-        (runs / name).mkdir(parents=True)
-        (runs / name / "history.csv").write_text("epoch")
-        long_ago = time.time() - 400 * DAY
-        os.utime(runs / name / "history.csv", (long_ago, long_ago))
+        old_folder(runs / name)
     folders = {"run folder": runs, "cache": tmp_path / "not there"}
     with FileLock(runs / ".busy.lock"):
         found = sweep_disk.fn(folders, store.location, Retention(), dry_run=False)
     assert [each.name for each in found] == ["idle"]
-    assert (runs / "busy").exists()
-    assert not (runs / "idle").exists()
+    assert {path.name for path in runs.iterdir()} == {"busy", ".busy.lock"}
+
+
+def test_nothing_is_left_of_what_was_removed(store: ObjectStore, tmp_path: Path) -> None:
+    folders = {kind: tmp_path / kind for kind in ("run folder", "cache", "fetched")}
+    for folder in folders.values():
+        old_folder(folder / "old")
+    with FileLock(folders["run folder"] / ".old.lock"):
+        pass  # a run worked in it
+    found = sweep_disk.fn(folders, store.location, Retention(), dry_run=False)
+    assert [(each.kind, each.name) for each in found] == [(kind, "old") for kind in folders]
+    assert [path for folder in folders.values() for path in folder.iterdir()] == []
 
 
 def test_a_policy_that_would_keep_nothing_is_refused() -> None:
