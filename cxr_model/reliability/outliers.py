@@ -88,7 +88,7 @@ class OutlierModel:
             save_file(
                 {name: array.astype(np.float32) for name, array in arrays.items()},
                 temporary,
-                metadata={"format_version": FORMAT_VERSION, "method": METHOD},
+                metadata={"format_version": FORMAT_VERSION},  # several stand in no fixed order
             )
 
     @classmethod
