@@ -218,11 +218,11 @@ def test_films_that_arrive_are_scored_once_each(stack: Shell, api: Api, films: P
 def test_a_champion_is_measured_on_films_of_elsewhere(
     stack: Shell, api: Api, tmp_path: Path
 ) -> None:
-    write_phantoms(tmp_path / "elsewhere", PhantomConfig(num_films=12, seed=1))
+    write_phantoms(tmp_path / "elsewhere", PhantomConfig(num_films=15, seed=1))
     api.wait(api.start("evaluate", source=str(tmp_path / "elsewhere"), run_id="measured"))
     newest = json.loads(stack.ok("runs", "--json"))[0]
     assert (newest["run_id"], newest["preset"]) == ("measured", "evaluate")
-    assert newest["accuracy"]["n"] == 12
+    assert newest["accuracy"]["n"] == 15
 
 
 def test_the_worker_is_examined_and_swept(api: Api) -> None:
