@@ -1,9 +1,9 @@
 """Settings of what a run says against itself: hygiene, shortcuts, reliability, gates."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from cxr_model.config_checks import STRICT
+from cxr_model.config_checks import STRICT, Bounds, check_bounds
 
 GateName = Literal["leakage", "shortcut", "calibration", "explanation"]
 
@@ -32,14 +32,20 @@ class ShortcutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityConfig:
-    """Inputs that are damaged or no radiographs at all."""
+    """What the network's answers are worth, and inputs that are damaged or no radiographs."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
+    answered_accuracy: Annotated[float, Bounds(above=0, below=1)] = 0.95
+    """The network abstains from as few validation films as leaves this accuracy on the others,
+    from half of them at most."""
     robustness: bool = True
     """Measure the holdout again under blur, noise, compression and so on."""
     outliers: bool = True
     """Fit the score that tells radiographs from other pictures, and measure it."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "reliability")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ three classes took 0.1 s for 225 films, 1 s for 2,000 and 7 s for 20,000 (one CP
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,18 +52,11 @@ def evaluate_predictions(
     _check(labels, probabilities, groups, classes)
     truth_N = (labels[:, None] == np.array(classes)).argmax(axis=1)
     scores_NC = probabilities.astype(np.float64)
-    points = weighted_figures(truth_N, scores_NC, np.ones((len(labels), 1)))
-    chunks = [
-        weighted_figures(truth_N, scores_NC, weights_NB)
-        for weights_NB in bootstrap_weights(groups, draws, np.random.default_rng(seed))
-    ]
-    confusion_CC = points["confusion_matrix"][..., 0].astype(int)
-    intervals = {
-        name: np.apply_along_axis(
-            _percentile_interval, -1, np.concatenate([chunk[name] for chunk in chunks], axis=-1)
-        )
-        for name in points
-    }
+    points, drawn = draw_figures(
+        partial(weighted_figures, truth_N, scores_NC), groups, draws=draws, seed=seed
+    )
+    confusion_CC = points["confusion_matrix"].astype(int)
+    intervals = {name: np.apply_along_axis(percentile_interval, -1, drawn[name]) for name in points}
     estimates = _estimates(points, intervals, _films_entering(confusion_CC))
     return {
         "n": len(labels),
@@ -87,17 +81,35 @@ def proportion_interval(successes: int, n: int) -> Estimate:
     if not 0 <= successes <= n:
         raise DataError(f"successes={successes}: use 0 to n ({n})")
     if n == 0:
-        return _estimate(math.nan, math.nan, math.nan, 0)
+        return make_estimate(math.nan, math.nan, math.nan, 0)
     from scipy.stats import binomtest  # takes 0.8 s, which a mere list of runs need not wait
 
     interval = binomtest(successes, n).proportion_ci(method="wilson")
-    return _estimate(successes / n, interval.low, interval.high, n)
+    return make_estimate(successes / n, interval.low, interval.high, n)
+
+
+def draw_figures(
+    figures: Callable[[Array], dict[str, Array]], groups_N: Array, *, draws: int, seed: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Points and bootstrap draws of weighted figures.
+
+    ``figures`` gets film weights (N, B) and returns arrays whose last axis is B. The points
+    are those of all weights one, without that axis. One seed gives one set of draws, whatever
+    the figures: those of several calls are paired.
+    """
+    chunks = [
+        figures(weights_NB)
+        for weights_NB in bootstrap_weights(groups_N, draws, np.random.default_rng(seed))
+    ]
+    points = {name: value[..., 0] for name, value in figures(np.ones((len(groups_N), 1))).items()}
+    drawn = {name: np.concatenate([chunk[name] for chunk in chunks], axis=-1) for name in points}
+    return points, drawn
 
 
 def estimate_from_draws(value: float, drawn_B: Array, n: int) -> Estimate:
     """A figure with the percentile interval of its bootstrap draws; undefined draws left out."""
-    ci_low, ci_high = _percentile_interval(drawn_B)
-    return _estimate(value, ci_low, ci_high, n)
+    ci_low, ci_high = percentile_interval(drawn_B)
+    return make_estimate(value, ci_low, ci_high, n)
 
 
 def format_estimate(estimate: Estimate) -> str:
@@ -135,14 +147,14 @@ def _confusion_figures(confusion_CCB: Array) -> dict[str, Array]:
     true_CB, predicted_CB = confusion_CCB.sum(axis=1), confusion_CCB.sum(axis=0)
     total_B = true_CB.sum(axis=0)
     true_negative_CB = total_B - true_CB - predicted_CB + hit_CB
-    sensitivity_CB = _ratio(hit_CB, true_CB)
-    f1_CB = _ratio(2 * hit_CB, true_CB + predicted_CB)
+    sensitivity_CB = ratio(hit_CB, true_CB)
+    f1_CB = ratio(2 * hit_CB, true_CB + predicted_CB)
     return {
-        "accuracy": _ratio(hit_CB.sum(axis=0), total_B),
+        "accuracy": ratio(hit_CB.sum(axis=0), total_B),
         "balanced_accuracy": sensitivity_CB.mean(axis=0),
         "macro_f1": f1_CB.mean(axis=0),
         # Matthews' coefficient for any number of classes: Gorodkin 2004.
-        "mcc": _ratio(
+        "mcc": ratio(
             hit_CB.sum(axis=0) * total_B - (true_CB * predicted_CB).sum(axis=0),
             np.sqrt(
                 (total_B**2 - (true_CB**2).sum(axis=0))
@@ -150,9 +162,9 @@ def _confusion_figures(confusion_CCB: Array) -> dict[str, Array]:
             ),
         ),
         "sensitivity": sensitivity_CB,
-        "specificity": _ratio(true_negative_CB, total_B - true_CB),
-        "ppv": _ratio(hit_CB, predicted_CB),
-        "npv": _ratio(true_negative_CB, total_B - predicted_CB),
+        "specificity": ratio(true_negative_CB, total_B - true_CB),
+        "ppv": ratio(hit_CB, predicted_CB),
+        "npv": ratio(true_negative_CB, total_B - predicted_CB),
         "f1": f1_CB,
     }
 
@@ -173,8 +185,8 @@ def _ranking_figures(positive_N: Array, score_N: Array, weights_NB: Array) -> tu
     called_UB[called_UB == 0] = 1.0  # above a draw's first film nothing is hit either: 0 / 1
     precision_B = np.einsum("ub,ub->b", positive_UB, hit_UB / called_UB)
     return (
-        _ratio(concordant_B, num_positive_B * num_negative_B),
-        _ratio(precision_B, num_positive_B),
+        ratio(concordant_B, num_positive_B * num_negative_B),
+        ratio(precision_B, num_positive_B),
     )
 
 
@@ -214,28 +226,28 @@ def _estimates(
     points: dict[str, Array], intervals: dict[str, Array], num_films: dict[str, Array]
 ) -> dict[str, Array]:
     """Arrays of `Estimate`, each in its figure's shape."""
-    to_estimate = np.vectorize(_estimate, otypes=[object])
+    to_estimate = np.vectorize(make_estimate, otypes=[object])
     return {
         name: to_estimate(
-            points[name][..., 0], intervals[name][..., 0], intervals[name][..., 1], num_films[name]
+            points[name], intervals[name][..., 0], intervals[name][..., 1], num_films[name]
         )
         for name in (*OVERALL, *PER_CLASS)
     }
 
 
-def _percentile_interval(drawn_B: Array) -> Array:
+def percentile_interval(drawn_B: Array) -> Array:
     """The middle 95 % of the draws in which the figure is defined, (2,)."""
     defined = drawn_B[~np.isnan(drawn_B)]
     return np.percentile(defined, (2.5, 97.5)) if len(defined) else np.full(2, np.nan)
 
 
-def _ratio(numerator: Array, denominator: Array) -> Array:
+def ratio(numerator: Array, denominator: Array) -> Array:
     return np.divide(
         numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0
     )
 
 
-def _estimate(value: float, ci_low: float, ci_high: float, n: int) -> Estimate:
+def make_estimate(value: float, ci_low: float, ci_high: float, n: int) -> Estimate:
     """Plain numbers for JSON, which has no NaN: ``None`` stands for undefined."""
     if math.isnan(value) or math.isnan(ci_low):
         return {"value": None, "ci_low": None, "ci_high": None, "n": int(n)}

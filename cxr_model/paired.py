@@ -1,12 +1,13 @@
 """Two classifiers on the same films: is one better, or was it luck?"""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cxr_model.errors import DataError
-from cxr_model.metrics import bootstrap_weights, estimate_from_draws, weighted_figures
+from cxr_model.metrics import draw_figures, estimate_from_draws, weighted_figures
 
 _COMPARED = ("accuracy", "balanced_accuracy", "macro_f1")
 
@@ -15,6 +16,8 @@ def compare_predictions(
     first: pd.DataFrame, second: pd.DataFrame, classes: list[str], *, draws: int, seed: int
 ) -> dict[str, Any]:
     """Paired bootstrap over groups and McNemar's test, first minus second.
+
+    Beside the differences, ``first`` and ``second`` hold the figures of each.
 
     Both tables have ``path``, ``label``, ``group``, ``predicted`` and a probability column a
     class, a row a film, of the same films; ``group`` is the first one's. Raises ``DataError``
@@ -29,27 +32,30 @@ def compare_predictions(
             "compare runs on one data set"
         )
     truth_N = np.array([classes.index(label) for label in first["label"]])
-    weights = list(bootstrap_weights(first["group"].to_numpy(), draws, np.random.default_rng(seed)))
-    all_films = np.ones((len(first), 1))
+    groups_N, num = first["group"].to_numpy(), len(first)
     points, drawn = [], []
     for table in (first, second):
         scores_NC = table[[f"probability_{name}" for name in classes]].to_numpy(np.float64)
-        points.append(weighted_figures(truth_N, scores_NC, all_films))
-        chunks = [weighted_figures(truth_N, scores_NC, weights_NB) for weights_NB in weights]
-        drawn.append(
-            {name: np.concatenate([chunk[name] for chunk in chunks]) for name in _COMPARED}
+        point, draw = draw_figures(
+            partial(weighted_figures, truth_N, scores_NC), groups_N, draws=draws, seed=seed
         )
+        points.append(point)
+        drawn.append({name: draw[name] for name in _COMPARED})
     hits = [(table["predicted"] == table["label"]).to_numpy() for table in (first, second)]
     return {
-        "n": len(first),
+        "n": num,
         "num_groups": int(first["group"].nunique()),
         **{
             name: estimate_from_draws(
-                float((points[0][name] - points[1][name])[0]),
-                drawn[0][name] - drawn[1][name],
-                len(first),
+                float(points[0][name] - points[1][name]), drawn[0][name] - drawn[1][name], num
             )
             for name in _COMPARED
+        },
+        **{
+            which: {
+                name: estimate_from_draws(float(point[name]), draw[name], num) for name in _COMPARED
+            }
+            for which, point, draw in zip(("first", "second"), points, drawn, strict=True)
         },
         "mcnemar": mcnemar(int((hits[0] & ~hits[1]).sum()), int((~hits[0] & hits[1]).sum())),
     }

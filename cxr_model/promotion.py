@@ -3,21 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from cxr_model.config_json import read_config
 from cxr_model.errors import DataError
 from cxr_model.gates import Gate, check_gates
 from cxr_model.metrics import format_estimate
-from cxr_model.model_files import ModelCard
-from cxr_model.paired import compare_predictions
+from cxr_model.run_comparison import compare_runs
 from cxr_model.run_folder import RunFolder, read_json
-from cxr_model.splits import read_splits
-from cxr_model.stages import read_predictions
 
 DRAWS = 2000
-LEAST_FILMS = 30
-"""Holdout films that both networks must have in common; fewer decide nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +20,7 @@ class Verdict:
     """One sentence."""
     gates: list[Gate]
     comparison: dict[str, Any] | None
-    """What `compare_predictions` says of challenger minus champion; None where there is none."""
+    """What `compare_runs` says of challenger minus champion; None where there is none."""
 
 
 def promotion_gates(run: RunFolder) -> list[Gate]:
@@ -39,9 +32,9 @@ def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
     """Promote where no binding gate is red and, on the same films, the paired test is won.
 
     Binding is what the challenger's ``gates.fail_on`` names, and to do better than chance.
-    The films are those that both networks were tested on: what is holdout in both runs, by
-    content, so that neither has been trained on any. The test is won where the 95 % interval
-    of the difference in balanced accuracy, from a paired bootstrap over groups, lies above 0.
+    The films are those that both networks were tested on, and neither trained on. The test is
+    won where the 95 % interval of the difference in balanced accuracy, from a paired bootstrap
+    over groups, lies above 0.
     """
     gates = promotion_gates(challenger)
     red = [f"{gate.name} ({gate.found})" for gate in gates if gate.fails and gate.is_red]
@@ -52,9 +45,12 @@ def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
         why = "promoted: no binding gate is red and there was no champion"
         return Verdict(promote=True, why=why, gates=gates, comparison=None)
     try:
-        found = _compare(challenger, champion)
+        found = compare_runs(challenger, champion, draws=DRAWS, seed=0)
     except DataError as error:
-        why = f"not promoted: cannot be compared with the champion: {error}"
+        why = (
+            f"not promoted: cannot be compared with the champion: {error}; or decide with "
+            "'cxr promote'"
+        )
         return Verdict(promote=False, why=why, gates=gates, comparison=None)
     gain = found["balanced_accuracy"]
     is_won = gain["ci_low"] is not None and gain["ci_low"] > 0
@@ -72,30 +68,3 @@ def _better_than_chance(run: RunFolder) -> Gate:
     is_better = estimate["ci_low"] is not None and estimate["ci_low"] > chance
     found = f"balanced accuracy {format_estimate(estimate)}, chance {chance:.2f}"
     return Gate("better than chance", is_better, found)
-
-
-def _compare(challenger: RunFolder, champion: RunFolder) -> dict[str, Any]:
-    classes = [ModelCard.read(run.model_card).classes for run in (challenger, champion)]
-    if set(classes[0]) != set(classes[1]):
-        raise DataError(
-            f"classes are {', '.join(classes[0])} and were {', '.join(classes[1])}; decide with "
-            "'cxr promote'"
-        )
-    ours, theirs = _holdout(challenger), _holdout(champion)
-    common = sorted(set(ours.index) & set(theirs.index))
-    if len(common) < LEAST_FILMS:
-        raise DataError(
-            f"{len(common)} films are in both holdouts, fewer than {LEAST_FILMS}; decide with "
-            "'cxr promote'"
-        )
-    first, second = (table.loc[common].reset_index() for table in (ours, theirs))
-    return compare_predictions(first, second, classes[0], draws=DRAWS, seed=0)
-
-
-def _holdout(run: RunFolder) -> pd.DataFrame:
-    """Predictions of the holdout with their groups, by digest (as ``path``), copies left out."""
-    films = read_predictions(run.predictions).query("split == 'holdout'")
-    groups = read_splits(run.splits).set_index("path")["group"]
-    films = films.assign(group=films["path"].map(groups)).drop(columns="path")
-    films = films.drop_duplicates("sha256").rename(columns={"sha256": "path"})
-    return films.set_index("path")

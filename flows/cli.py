@@ -8,7 +8,7 @@ import typer
 from rich.table import Column, Table
 
 from cxr_model.errors import CxrError
-from flows.commands import bench, jobs, operate, predict, results, serve
+from flows.commands import bench, compare, jobs, operate, predict, results, serve
 from flows.commands.shared import Json, Preset, err, out
 from flows.settings import Settings
 
@@ -30,6 +30,7 @@ app.command(epilog="Example: cxr crossval --data ../films --folds 5 --protocol n
 app.command(epilog="Example: cxr bench train --data ../films --json")(bench.bench)
 app.command(epilog="Example: cxr runs --json")(results.runs)
 app.command(epilog="Example: cxr report latest --to reports")(results.report)
+app.command(epilog="Example: cxr compare cxr3-standard latest --json")(compare.compare)
 app.command(epilog="Example: cxr predict inbox 'study/*.dcm' --to predictions.csv")(predict.predict)
 app.command(epilog="Example: cxr export latest --format onnx --films ../films/normal")(
     results.export

@@ -1,11 +1,39 @@
-"""Do the probabilities mean what they say? One temperature, fitted on the validation films."""
+"""Do the probabilities mean what they say? One temperature, fitted on the validation films.
 
+Shape suffixes as in `cxr_model.metrics`: N films, C classes, B bootstrap draws; K bins. A
+film's confidence is its largest probability, a hit is a film whose largest probability is
+that of its class. 2,000 draws before and after took 1.2 s together for 225 films of three
+classes, 9 s for 2,000 (one CPU core).
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from cxr_model.metrics import (
+    Estimate,
+    draw_figures,
+    estimate_from_draws,
+    format_estimate,
+    make_estimate,
+    percentile_interval,
+    proportion_interval,
+)
+from cxr_model.reliability.recalibration import intercept_and_slope
 
 Array = NDArray[Any]
+
+NUM_BINS = 15
+TEMPERATURES = (0.25, 10.0)
+"""A temperature is looked for between these. Where every validation film is a hit, sharper is
+always better and the lower end is the answer; where the network is worse than a guess, the
+upper one."""
+TOLERATED_ECE = 0.05
+"""Calibration passes unless the holdout shows an error above this."""
+_PERFECT_DRAWS = 500
 
 
 def temper(probabilities_NC: Array, temperature: float) -> Array:
@@ -24,3 +52,212 @@ def log_probabilities(probabilities_NC: Array) -> Array:
     """Natural logarithms; a probability that float64 rounded to 0 counts as 1e-300."""
     logarithms_NC: Array = np.log(np.maximum(probabilities_NC.astype(np.float64), 1e-300))
     return logarithms_NC
+
+
+def fit_temperature(truth_N: Array, probabilities_NC: Array) -> float:
+    """The temperature within `TEMPERATURES` of the least negative log likelihood.
+
+    ``truth_N`` are class indices. One number fitted to some hundred films cannot overfit them
+    much; films of one patient count one by one.
+    """
+    logarithms_NC = log_probabilities(probabilities_NC)
+    rows_N = np.arange(len(truth_N))
+
+    def loss(log_temperature: float) -> float:
+        scaled_NC = logarithms_NC / np.exp(log_temperature)
+        own_N = scaled_NC[rows_N, truth_N]
+        return float((np.logaddexp.reduce(scaled_NC, axis=1) - own_N).mean())
+
+    low, high = np.log(TEMPERATURES)
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    # The search never tries the ends themselves.
+    best = min((low, float(found.x), high), key=loss)
+    return float(np.exp(best))
+
+
+def measure_calibration(
+    truth_N: Array,
+    probabilities_NC: Array,
+    groups_N: Array,
+    classes: Sequence[str],
+    temperature: float,
+    *,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The ``calibration`` of ``reliability.json``: the holdout before and after tempering.
+
+    Expected calibration error over 15 bins of equally many films (Naeini et al. 2015, with
+    the equal-mass bins of Nixon et al. 2019), of the confidence and of each class's own
+    probability; Brier score, summed over classes, 0 to 2 (Brier 1950); negative log
+    likelihood in nats; intercept and slope of the confidence's log odds (Van Calster et al.
+    2016, 2019): below 0 and below 1 is overconfident.
+
+    A calibration error of few films is too large: each bin's share strays from its
+    expectation by chance, and a mean of absolute values keeps that. ``ece_if_calibrated``
+    says what a network that means what it says shows on as many films (Bröcker & Smith 2007).
+    The errors' intervals are the reflected ones, which take that bias out, widened to include
+    the value. All others are percentile intervals; all are from a bootstrap over groups.
+
+    ``passed`` unless the interval of the calibrated error lies wholly above `TOLERATED_ECE`:
+    few films can show little.
+    """
+    before, after = (
+        _measure(truth_N, scores_NC, groups_N, classes, draws, seed)
+        for scores_NC in (probabilities_NC, temper(probabilities_NC, temperature))
+    )
+    error = after["ece"]
+    is_passed = error["ci_low"] is None or error["ci_low"] <= TOLERATED_ECE
+    at_bound = not TEMPERATURES[0] * 1.001 < temperature < TEMPERATURES[1] * 0.999
+    return {
+        "temperature": temperature,
+        "temperature_at_bound": at_bound,
+        "before": before,
+        "after": after,
+        "passed": is_passed,
+        "verdict": _verdict(is_passed, before, after, temperature, at_bound),
+    }
+
+
+def calibration_error(
+    confidence_N: Array, hit_N: Array, weights_NB: Array, inner_edges: Array
+) -> Array:
+    """Expected calibration error under every column of weights, (B,).
+
+    A film is in the bin whose lower edge is at or below its confidence; ``inner_edges``
+    ascend and leave out 0 and 1. The bins do not change from draw to draw.
+    """
+    bin_N = np.searchsorted(inner_edges, confidence_N, side="right")
+    gap_NK = np.zeros((len(bin_N), len(inner_edges) + 1))
+    gap_NK[np.arange(len(bin_N)), bin_N] = hit_N - confidence_N
+    error_B: Array = np.abs(gap_NK.T @ weights_NB).sum(axis=0) / weights_NB.sum(axis=0)
+    return error_B
+
+
+def equal_mass_edges(confidence_N: Array, num_bins: int = NUM_BINS) -> Array:
+    """Inner edges of bins of equally many films; fewer where many are of one confidence."""
+    return np.unique(np.quantile(confidence_N, np.arange(1, num_bins) / num_bins))
+
+
+def _measure(
+    truth_N: Array,
+    scores_NC: Array,
+    groups_N: Array,
+    classes: Sequence[str],
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    is_true_NC = np.eye(len(classes))[truth_N]
+    confidence_N = scores_NC.max(axis=1)
+    hit_N = (scores_NC.argmax(axis=1) == truth_N).astype(np.float64)
+    logarithms_NC = log_probabilities(scores_NC)
+    losses_NM = np.stack(
+        [
+            ((scores_NC - is_true_NC) ** 2).sum(axis=1),
+            -logarithms_NC[np.arange(len(truth_N)), truth_N],
+        ],
+        axis=1,
+    )
+    # With the others' sum, not 1 - p, which rounds to 0 for a network that is sure.
+    others_NC = np.sort(logarithms_NC, axis=1)[:, :-1]
+    log_odds_N = logarithms_NC.max(axis=1) - np.logaddexp.reduce(others_NC, axis=1)
+    edges = equal_mass_edges(confidence_N)
+    edges_C = [equal_mass_edges(score_N) for score_N in scores_NC.T]
+
+    def figures(weights_NB: Array) -> dict[str, Array]:
+        brier_B, nll_B = losses_NM.T @ weights_NB / weights_NB.sum(axis=0)
+        intercept_B, slope_B = intercept_and_slope(log_odds_N, hit_N, weights_NB)
+        classwise = [
+            calibration_error(scores_NC[:, c], is_true_NC[:, c], weights_NB, edges_C[c])
+            for c in range(len(classes))
+        ]
+        return {
+            "ece": calibration_error(confidence_N, hit_N, weights_NB, edges),
+            "classwise_ece": np.stack(classwise),
+            "brier": brier_B,
+            "nll": nll_B,
+            "slope": slope_B,
+            "intercept": intercept_B,
+        }
+
+    points, drawn = draw_figures(figures, groups_N, draws=draws, seed=seed)
+    num = len(truth_N)
+    return {
+        "ece": _error_estimate(float(points["ece"]), drawn["ece"], num),
+        "ece_if_calibrated": _error_if_calibrated(confidence_N, edges, seed),
+        "classwise_ece": {
+            label: _error_estimate(
+                float(points["classwise_ece"][c]), drawn["classwise_ece"][c], num
+            )
+            for c, label in enumerate(classes)
+        },
+        **{
+            name: estimate_from_draws(float(points[name]), drawn[name], num)
+            for name in ("brier", "nll", "slope", "intercept")
+        },
+        "bins": _bins(confidence_N, hit_N, edges),
+    }
+
+
+def _error_estimate(value: float, drawn_B: Array, n: int) -> Estimate:
+    """The reflected ("basic") interval (Davison & Hinkley 1997, 5.2), not below 0.
+
+    A draw's error is as much above the value as the value is above the truth: both are of
+    few films. Reflected about the value, the draws lose that bias twice over.
+    """
+    low, high = percentile_interval(drawn_B)
+    ci_low = min(value, max(0.0, 2 * value - high))
+    return make_estimate(value, ci_low, max(value, 2 * value - low), n)
+
+
+def _error_if_calibrated(confidence_N: Array, edges: Array, seed: int) -> dict[str, float]:
+    """Mean and 95th percentile of the error where every confidence is a true probability.
+
+    Films count as independent; where a patient has several, chance strays a little further.
+    """
+    generator = np.random.default_rng(seed)
+    num = len(confidence_N)
+    bin_N = np.searchsorted(edges, confidence_N, side="right")
+    errors = [
+        np.abs(np.bincount(bin_N, (generator.random(num) < confidence_N) - confidence_N)).sum()
+        for _ in range(_PERFECT_DRAWS)
+    ]
+    return {"mean": float(np.mean(errors)) / num, "p95": float(np.percentile(errors, 95)) / num}
+
+
+def _bins(confidence_N: Array, hit_N: Array, edges: Array) -> list[dict[str, Any]]:
+    """Mean confidence, share of hits with Wilson's interval, and films of each bin."""
+    bin_N = np.searchsorted(edges, confidence_N, side="right")
+    bins = []
+    for k in np.unique(bin_N):
+        hits_n = hit_N[bin_N == k]
+        share = proportion_interval(int(hits_n.sum()), len(hits_n))
+        bins.append(
+            {
+                "confidence": float(confidence_N[bin_N == k].mean()),
+                "accuracy": share["value"],
+                "ci_low": share["ci_low"],
+                "ci_high": share["ci_high"],
+                "n": len(hits_n),
+            }
+        )
+    return bins
+
+
+def _verdict(
+    is_passed: bool,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    temperature: float,
+    at_bound: bool,
+) -> str:
+    error, perfect = after["ece"], after["ece_if_calibrated"]["mean"]
+    verdict = (
+        f"{'no' if is_passed else 'a'} calibration error above {TOLERATED_ECE} is shown on "
+        f"{error['n']} films: {format_estimate(error)} at temperature {temperature:.2f}, "
+        f"{before['ece']['value']:.3f} without; of a network that is calibrated "
+        f"{perfect:.3f} would be expected on as many"
+    )
+    if at_bound:
+        verdict += "; the temperature is at the bound of what is looked for"
+    return verdict

@@ -132,7 +132,7 @@ def test_networks_without_films_or_classes_in_common_are_left_to_the_operator(
     assert not far.promote
     assert "20 films are in both holdouts, fewer than 30" in far.why
     assert not other.promote
-    assert "classes are cat, dog and were normal, covid" in other.why
+    assert "classes are cat, dog in one run and normal, covid in the other" in other.why
 
 
 def test_a_red_gate_bars_the_way_even_where_there_is_no_champion(make_run: MakeRun) -> None:
