@@ -13,13 +13,20 @@ from cxr_model.device import device_name, resolve_device
 from cxr_model.environment import environment_record
 from cxr_model.errors import DataError
 from cxr_model.index import data_digest, patient_summary, read_index
-from cxr_model.metrics import evaluate_predictions
+from cxr_model.metrics import (
+    Estimate,
+    bootstrap_weights,
+    estimate_from_draws,
+    evaluate_predictions,
+    proportion_interval,
+)
 from cxr_model.model_files import ModelCard
+from cxr_model.predict import BATCH_SIZE, Predictor
+from cxr_model.reliability.judgement import ABSTAINED, OUTLIER
 from cxr_model.reports import figures
 from cxr_model.reports.page import data_uri, template_environment
-from cxr_model.run_folder import RunFolder, atomic_path, sha256_file, write_json, write_table
+from cxr_model.run_folder import RunFolder, atomic_path, write_json, write_table
 from cxr_model.splits import group_films
-from cxr_model.stages import predict_films
 
 SCHEMA_VERSION = 1
 
@@ -60,11 +67,14 @@ def evaluate_elsewhere(
 ) -> dict[str, Any]:
     """Predict every unseen film; writes predictions, ``metrics.json`` and a page, returns it.
 
-    Intervals are from a bootstrap over groups (patients, series, copies).
+    Intervals are from a bootstrap over groups (patients, series, copies), those of the shares
+    of films answered, abstained from and marked as outliers Wilson's.
     """
     films, num_known = unseen_films(run, model)
-    card = ModelCard.read(model.model_card)
-    predictions = predict_films(model, config, cache, films)
+    predictor = Predictor.load(model, resolve_device(config.training.device))
+    card = predictor.card
+    predictions = _judge(predictor, cache, films)
+    draws, seed = config.evaluate.bootstrap_draws, config.evaluate.seed
     write_table(run.predictions, predictions.drop(columns="group"))
     index = read_index(run.index)
     metrics = {
@@ -79,22 +89,58 @@ def evaluate_elsewhere(
             "num_left_out": num_known,
             "patients": patient_summary(index),
         },
-        "model": {"run_id": card.run_id, "sha256": sha256_file(model.weights)},
+        "model": {"run_id": card.run_id, "sha256": predictor.digest},
         "network": {"name": card.network["name"], "num_parameters": card.num_parameters},
         "holdout": evaluate_predictions(
             predictions["label"].to_numpy(dtype=str),
             predictions[[f"probability_{name}" for name in card.classes]].to_numpy(np.float64),
             predictions["group"].to_numpy(dtype=str),
             card.classes,
-            draws=config.evaluate.bootstrap_draws,
-            seed=config.evaluate.seed,
+            draws=draws,
+            seed=seed,
         ),
+        "decisions": _decision_figures(predictions, draws=draws, seed=seed),
         "settings": asdict(config),
         "environment": environment_record(device_name(resolve_device(config.training.device))),
     }
     write_json(run.metrics, metrics)
     _write_page(run, metrics)
     return metrics
+
+
+def _judge(predictor: Predictor, cache: FilmCache, films: pd.DataFrame) -> pd.DataFrame:
+    """The films' rows with the columns of `cxr_model.reliability.judgement`."""
+    tables = []
+    for start in range(0, len(films), BATCH_SIZE):
+        batch = films[["path", "sha256", "split", "label", "group"]][start : start + BATCH_SIZE]
+        judged = predictor.judge(cache.films[cache.rows(batch["sha256"].tolist())])
+        tables.append(batch.assign(**judged.columns(np.ones(len(batch), dtype=bool))))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _decision_figures(predictions: pd.DataFrame, *, draws: int, seed: int) -> dict[str, Estimate]:
+    """How often there is an answer, and how often that is right."""
+    decision = predictions["decision"]
+    answered = predictions[decision == predictions["predicted"]]
+    counts = {
+        "answered": len(answered),
+        ABSTAINED: int((decision == ABSTAINED).sum()),
+        OUTLIER: int((decision == OUTLIER).sum()),
+    }
+    shares = {name: proportion_interval(count, len(decision)) for name, count in counts.items()}
+    return shares | {"accuracy_of_answers": _accuracy(answered, draws=draws, seed=seed)}
+
+
+def _accuracy(answered: pd.DataFrame, *, draws: int, seed: int) -> Estimate:
+    if answered.empty:
+        return proportion_interval(0, 0)
+    is_right_N = (answered["decision"] == answered["label"]).to_numpy(np.float64)
+    groups_N = answered["group"].to_numpy(dtype=str)
+    drawn = [
+        is_right_N @ weights_NB / weights_NB.sum(axis=0)
+        for weights_NB in bootstrap_weights(groups_N, draws, np.random.default_rng(seed))
+    ]
+    return estimate_from_draws(is_right_N.mean(), np.concatenate(drawn), len(answered))
 
 
 def _write_page(run: RunFolder, metrics: dict[str, Any]) -> None:

@@ -20,8 +20,11 @@ from cxr_model.errors import DataError
 from cxr_model.film_files import FilmFile
 from cxr_model.films import films_to_tensor, predict_logits
 from cxr_model.labels import IMAGE_SUFFIXES
-from cxr_model.model_files import ModelCard, load_model
+from cxr_model.model_files import Decision, ModelCard, load_model
 from cxr_model.network import Network
+from cxr_model.reliability.film_features import describe_films
+from cxr_model.reliability.judgement import Judgements
+from cxr_model.reliability.outliers import OutlierModel
 from cxr_model.run_folder import RunFolder, sha256_file
 
 BATCH_SIZE = 64
@@ -35,10 +38,17 @@ class Predictor:
     card: ModelCard
     digest: str
     """SHA-256 of ``model.safetensors``."""
+    rules: Decision
+    outliers: OutlierModel | None
+    """None where the run fitted no score (``reliability.outliers=false``)."""
 
     @classmethod
     def load(cls, run: RunFolder, device: torch.device) -> "Predictor":
-        return cls(*load_model(run, device), sha256_file(run.weights))
+        """Raises ``DataError`` for a run that lacks what its predictions are judged by."""
+        rules = Decision.read(run.decision)
+        has_bound = rules.outlier_above is not None
+        outliers = OutlierModel.read(run.outlier_model) if has_bound else None
+        return cls(*load_model(run, device), sha256_file(run.weights), rules, outliers)
 
     def to_tensor(self, pixels: Pixels) -> Tensor:
         """Decoded films as uint8 (N, C, H, W) on the network's device."""
@@ -47,15 +57,29 @@ class Predictor:
     def probabilities(self, pixels: Pixels) -> NDArray[np.float64]:
         """(N, num_classes) of decoded films, uint8 (N, H, W) or (N, H, W, 3)."""
         logits = predict_logits(self.network, [self.to_tensor(pixels)], self.card.normalisation)
-        return cast(NDArray[np.float64], logits.double().softmax(dim=1).cpu().numpy())
+        return _softmax(logits)
+
+    def judge(self, pixels: Pixels) -> Judgements:
+        """What is said of decoded films, uint8 (N, H, W) or (N, H, W, 3), N at least 1."""
+        if self.outliers is None:
+            return Judgements.of(self.probabilities(pixels), None, self.card.classes, self.rules)
+        logits, features_ND = describe_films(
+            self.network, [self.to_tensor(pixels)], self.card.normalisation
+        )
+        scores_N = self.outliers.scores(features_ND)
+        return Judgements.of(_softmax(logits), scores_N, self.card.classes, self.rules)
+
+
+def _softmax(logits: Tensor) -> NDArray[np.float64]:
+    return cast(NDArray[np.float64], logits.double().softmax(dim=1).cpu().numpy())
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
     table: pd.DataFrame
-    """``path``, ``sha256``, ``predicted``, ``probability_<class>`` for each class, ``model``
-    (digest), ``run_id`` and ``error``, a row a film. A film that cannot be decoded has the
-    reason in ``error``, no probabilities and no prediction."""
+    """A row a film: ``path``, ``sha256``, the columns of `cxr_model.reliability.judgement`,
+    ``model`` (digest), ``run_id`` and ``error``. A film that cannot be decoded has the reason
+    in ``error``, no figures, no prediction and no marks."""
     pixels: Pixels
     """Films of the rows without error, uint8 (n, H, W) or (n, H, W, 3) as the network saw them."""
 
@@ -102,34 +126,21 @@ def score(
 
 def _score_batch(batch: Sequence[_Decoded], predictor: Predictor) -> ScoredBatch:
     card = predictor.card
-    probabilities = np.full((len(batch), len(card.classes)), np.nan)
     pixels = [film.pixels for film in batch if film.pixels is not None]
     stacked = np.stack(pixels) if pixels else np.empty((0, *film_shape(card)), dtype=np.uint8)
-    if pixels:
-        is_decoded = [film.pixels is not None for film in batch]
-        probabilities[is_decoded] = predictor.probabilities(stacked)
-    return ScoredBatch(_table(batch, probabilities, predictor), stacked)
-
-
-def _table(
-    batch: Sequence[_Decoded], probabilities: NDArray[np.float64], predictor: Predictor
-) -> pd.DataFrame:
-    classes = predictor.card.classes
-    best = np.nan_to_num(probabilities).argmax(axis=1)
-    return pd.DataFrame(
+    judged = predictor.judge(stacked) if pixels else Judgements.none(card.classes)
+    is_decoded = np.array([film.pixels is not None for film in batch])
+    table = pd.DataFrame(
         {
             "path": [film.name for film in batch],
             "sha256": [film.sha256 for film in batch],
-            "predicted": [
-                "" if film.error else classes[place]
-                for film, place in zip(batch, best, strict=True)
-            ],
-            **{f"probability_{name}": probabilities[:, i] for i, name in enumerate(classes)},
+            **judged.columns(is_decoded),
             "model": predictor.digest,
-            "run_id": predictor.card.run_id,
+            "run_id": card.run_id,
             "error": [film.error for film in batch],
         }
     )
+    return ScoredBatch(table, stacked)
 
 
 def film_shape(card: ModelCard) -> tuple[int, ...]:

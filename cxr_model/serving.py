@@ -13,7 +13,6 @@ from typing import Literal, Self, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cxr_model.batcher import Batcher, BatchLimits
 from cxr_model.cache import Pixels, film_pixels, open_film
@@ -22,9 +21,8 @@ from cxr_model.explanations.attribution import Map
 from cxr_model.explanations.figure import film_tile, heat_map_tile, jpeg_bytes
 from cxr_model.explanations.overlays import METHOD, heat_maps
 from cxr_model.predict import Predictor, film_shape
+from cxr_model.reliability.judgement import Judgement
 from cxr_model.run_folder import RunFolder
-
-Probabilities = NDArray[np.float64]
 
 _NAME_LENGTH = 80
 
@@ -32,7 +30,7 @@ _NAME_LENGTH = 80
 def load_to_serve(run: RunFolder, device: torch.device) -> Predictor:
     """The run's network, asked once: the first answer is the slowest, or an error."""
     predictor = Predictor.load(run, device)
-    predictor.probabilities(np.full((1, *film_shape(predictor.card)), 128, dtype=np.uint8))
+    predictor.judge(np.full((1, *film_shape(predictor.card)), 128, dtype=np.uint8))
     return predictor
 
 
@@ -63,10 +61,9 @@ class Explanation:
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     predictor: Predictor
-    probabilities: dict[str, float]
-    decision: str
-    """The class of the highest probability."""
+    judgement: Judgement
     explanation: Explanation | None
+    """Of the most probable class, whatever the decision."""
 
 
 class FilmService:
@@ -102,31 +99,25 @@ class FilmService:
         """What ``predictor`` says of a film's bytes; ``DataError`` where they are no film."""
         loop = asyncio.get_running_loop()
         pixels = await loop.run_in_executor(self._decoders, decode_sent, predictor, data, name)
-        scores_K = await self._predict.submit((predictor, pixels))
-        target = int(scores_K.argmax())
-        classes = predictor.card.classes
+        judgement = await self._predict.submit((predictor, pixels))
         explanation = None
         if explain:
+            target = predictor.card.classes.index(judgement.predicted)
             heat_map = await self._explain.submit((predictor, pixels, target))
             explanation = await loop.run_in_executor(
-                self._decoders, _draw, pixels, heat_map, classes[target]
+                self._decoders, _draw, pixels, heat_map, judgement.predicted
             )
-        return Answer(
-            predictor=predictor,
-            probabilities=dict(zip(classes, scores_K.tolist(), strict=True)),
-            decision=classes[target],
-            explanation=explanation,
-        )
+        return Answer(predictor=predictor, judgement=judgement, explanation=explanation)
 
 
-def predict_batch(films: Sequence[tuple[Predictor, Pixels]]) -> list[Probabilities]:
-    """Probabilities (num_classes,) a film; neighbours under one network share a forward pass.
+def predict_batch(films: Sequence[tuple[Predictor, Pixels]]) -> list[Judgement]:
+    """What is said of each film; neighbours under one network share a forward pass.
 
     There are two networks in a batch where one has just taken the other's place.
     """
-    answers: list[Probabilities] = []
+    answers: list[Judgement] = []
     for predictor, group in groupby(films, key=itemgetter(0)):
-        answers += list(predictor.probabilities(np.stack([pixels for _, pixels in group])))
+        answers += predictor.judge(np.stack([pixels for _, pixels in group])).rows()
     return answers
 
 

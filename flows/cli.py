@@ -27,6 +27,9 @@ app.command(epilog="Example: cxr train --data ../films --preset standard --set t
 app.command(epilog="Example: cxr crossval --data ../films --folds 5 --protocol naive")(
     jobs.crossval
 )
+app.command(epilog="Example: cxr evaluate --run latest --data ../other-films --run-id elsewhere")(
+    jobs.evaluate
+)
 app.command(epilog="Example: cxr bench train --data ../films --json")(bench.bench)
 app.command(epilog="Example: cxr runs --json")(results.runs)
 app.command(epilog="Example: cxr report latest --to reports")(results.report)

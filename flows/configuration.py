@@ -46,6 +46,28 @@ def load_config(
     return config_from_values(values)
 
 
+def change_config(config: RunConfig, settings: Iterable[str]) -> RunConfig:
+    """How another data set is read by a network that is trained: ``KEY=VALUE`` after its settings.
+
+    Raises ``ConfigError`` for what the network is bound to, and as `load_config` does.
+    """
+    values = asdict(config)
+    for setting in settings:
+        change = _parse_setting(setting)
+        if not set(change) <= {"data", "labels", "phantom"}:
+            raise ConfigError(
+                f"--set {setting}: a trained network keeps its settings; only data, labels and "
+                "phantom can be set for other films"
+            )
+        _apply(values, change)
+    changed = config_from_values(values)
+    for name in ("size_px", "color"):
+        trained, asked = getattr(config.data, name), getattr(changed.data, name)
+        if asked != trained:
+            raise ConfigError(f"data.{name}={asked}: the network was trained on {trained}")
+    return changed
+
+
 def config_from_values(values: Mapping[str, Any]) -> RunConfig:
     """Check nested plain values; the inverse of ``dataclasses.asdict``."""
     try:

@@ -36,6 +36,6 @@ def predict(prefix: str = "inbox", model: str = "", version: str = "") -> int:
                     settings.store, prefix, name_batch(moment, batch), batch, registered.root
                 )
             counts = {"scored": record.num_scored, "unreadable": record.num_unreadable}
-            rows.append({"batch": record.batch, **counts, **record.num_predicted})
+            rows.append({"batch": record.batch, **counts, **record.num_decided})
         show_table("predictions", rows)
     return len(films)

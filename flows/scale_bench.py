@@ -129,7 +129,7 @@ def _ledger(store: ObjectStore, count: int) -> dict[str, Any]:
             num_scored=BATCH_FILMS,
             num_copies=0,
             num_unreadable=0,
-            num_predicted={},
+            num_decided={},
         )
         key = f"{predictions_prefix('inbox')}{record.batch}/BATCH.json"
         store.write_bytes(key, json.dumps(asdict(record)).encode())

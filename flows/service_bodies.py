@@ -1,5 +1,6 @@
 """What `cxr serve` takes and answers, as its OpenAPI page tells it."""
 
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -37,9 +38,19 @@ class PredictionBody(_Body):
     run_id: str
     digest: str
     """SHA-256 of the network's weights."""
+    predicted: str
+    """The class of the highest probability, whatever the decision."""
     decision: str
-    """The class of the highest probability."""
+    """That class; ``abstained`` where no class is probable enough; ``outlier`` where the film
+    is unlike the radiographs of the training, and the probabilities mean nothing."""
     probabilities: dict[str, float]
+    calibrated_probabilities: dict[str, float]
+    """As often right as they say, on films like those of the validation."""
+    abstained: bool
+    outlier_score: float | None
+    """About 1 for a film like those of the training; null where the run fitted no score."""
+    is_outlier: bool
+    """The score is above all but 1 % of the validation films'."""
     explanation: ExplanationBody | None = None
 
     @classmethod
@@ -48,8 +59,7 @@ class PredictionBody(_Body):
         return cls(
             run_id=answer.predictor.card.run_id,
             digest=answer.predictor.digest,
-            decision=answer.decision,
-            probabilities=answer.probabilities,
+            **asdict(answer.judgement),
             explanation=ExplanationBody.of(found) if found else None,
         )
 

@@ -15,8 +15,9 @@ from cxr_model.metrics import format_estimate
 from cxr_model.run_folder import RunFolder, read_json
 from cxr_model.stages import evaluate
 from cxr_model.summary import headline
+from tasks.named_model import find_model
 from tasks.progress import tell_films
-from tasks.registry import fetch_version, find_version
+from tasks.registry import VERSION_FILES, fetch_version, find_version
 from tasks.retries import storage_task
 from tasks.stage_clock import working
 from tasks.storage import ObjectStore
@@ -51,7 +52,7 @@ def explain_holdout(
 
 
 @dataclass(frozen=True)
-class RegisteredModel:
+class FetchedModel:
     root: Path
     """Folder of its files."""
     settings: dict[str, Any]
@@ -61,20 +62,32 @@ class RegisteredModel:
 @storage_task()
 def fetch_registered(
     location: StoreLocation, model: str, version: str, folder: Path
-) -> RegisteredModel:
+) -> FetchedModel:
     """A version of the registry below ``folder``; the champion, and the only model, by default."""
     with ObjectStore(location) as store:
         found = find_version(store, model, version)
         run = fetch_version(store, found.model, found.run_id, folder / "models")
     get_run_logger().info("model %s, version %s", found.model, found.run_id)
-    return RegisteredModel(run.root, read_json(run.config))
+    return FetchedModel(run.root, read_json(run.config))
+
+
+@storage_task()
+def fetch_trained(location: StoreLocation, name: str, folder: Path) -> FetchedModel:
+    """A model by name (`find_model`), published runs that nobody registered among them."""
+    with ObjectStore(location) as store:
+        run = find_model(store, name, folder, VERSION_FILES).fetch()
+    get_run_logger().info("network of run %s", run.root.name)
+    return FetchedModel(run.root, read_json(run.config))
 
 
 @task(cache_policy=NO_CACHE)
 def evaluate_on(
     run_root: Path, run_id: str, model_root: Path, config: RunConfig, cache: Path, *, source: str
 ) -> dict[str, Any]:
-    """Measure the model on the run's films; returns the headline for lists of runs."""
+    """Measure the model on the run's films; returns the headline for lists of runs.
+
+    It names the model (``model.run_id``): the run that trained it is validated externally.
+    """
     metrics = evaluate_elsewhere(
         RunFolder(run_root),
         run_id,
@@ -89,4 +102,4 @@ def evaluate_on(
         metrics["data"]["num_left_out"],
         format_estimate(metrics["holdout"]["balanced_accuracy"]),
     )
-    return headline(metrics)
+    return headline(metrics) | {"model": metrics["model"]}

@@ -22,6 +22,7 @@ from prefect import get_run_logger
 from cxr_model.device import resolve_device
 from cxr_model.film_files import FilmFile, is_film
 from cxr_model.predict import Predictor, score
+from cxr_model.reliability.judgement import ABSTAINED, OUTLIER
 from cxr_model.run_folder import RunFolder, sha256_file
 from tasks.retries import storage_task
 from tasks.storage import ObjectStore, StoredObject, in_parallel
@@ -56,8 +57,8 @@ class BatchRecord:
     num_scored: int
     num_copies: int
     num_unreadable: int
-    num_predicted: dict[str, int]
-    """Films a class."""
+    num_decided: dict[str, int]
+    """Films a class, then those that were abstained from and outliers."""
 
 
 @storage_task()
@@ -97,7 +98,7 @@ def score_batch(
                 )
         table = _score(list(fresh.values()), predictor)
         is_readable = table["error"] == ""
-        predicted = table.loc[is_readable, "predicted"].value_counts()
+        decided = table.loc[is_readable, "decision"].value_counts()
         record = BatchRecord(
             batch=batch,
             when=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -107,7 +108,10 @@ def score_batch(
             num_scored=int(is_readable.sum()),
             num_copies=len(fetched) - len(fresh),
             num_unreadable=int((~is_readable).sum()),
-            num_predicted={name: int(predicted.get(name, 0)) for name in predictor.card.classes},
+            num_decided={
+                name: int(decided.get(name, 0))
+                for name in (*predictor.card.classes, ABSTAINED, OUTLIER)
+            },
         )
         _publish(store, prefix, record, table)
     get_run_logger().info(
@@ -165,7 +169,7 @@ def _fetch(store: ObjectStore, films: list[InboxFilm], folder: Path) -> list[dic
 
 def _score(films: list[FilmFile], predictor: Predictor) -> pd.DataFrame:
     tables = [scored.table for scored in score(films, predictor)]
-    empty = pd.DataFrame({"predicted": [], "error": []})
+    empty = pd.DataFrame({"decision": [], "error": []})
     return pd.concat(tables, ignore_index=True) if tables else empty
 
 
@@ -182,7 +186,7 @@ def _render(prefix: str, record: BatchRecord, table: pd.DataFrame) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     rows: list[dict[str, Any]] = table.head(_SHOWN_FILMS).to_dict("records")  # type: ignore[assignment]
-    classes = list(record.num_predicted)
+    classes = [name for name in record.num_decided if f"probability_{name}" in table]
     return templates.get_template("batch.html.j2").render(
         prefix=prefix, record=record, rows=rows, classes=classes, num_rows=len(table)
     )

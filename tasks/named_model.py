@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_model.run_folder import RunFolder
-from tasks.registry import fetch_version, read_champion
+from tasks.registry import IF_THERE, fetch_version, read_champion
 from tasks.run_store import fetch_run, read_manifest
 from tasks.storage import ObjectStore
 
 _CHAMPION = "champion"
 
 _WEIGHTS = "model/model.safetensors"
-_MODEL_FILES = (_WEIGHTS, "model/model.json")
+NETWORK_FILES = (_WEIGHTS, "model/model.json")
+"""The network by itself."""
+PREDICTION_FILES = (*NETWORK_FILES, "model/decision.json")
+"""The network and what its predictions are judged by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +29,13 @@ class Found:
     """Fetch the model's files, checked against their digests."""
 
 
-def find_model(store: ObjectStore, name: str, folder: Path) -> Found:
+def find_model(
+    store: ObjectStore, name: str, folder: Path, files: tuple[str, ...] = PREDICTION_FILES
+) -> Found:
     """``champion`` or ``MODEL/champion`` of the registry, a run's id or ``latest``.
 
-    Files are fetched below ``folder``. Raises ``StorageError`` where there is no such model.
+    ``files``, and what else there is of `IF_THERE`, are fetched below ``folder``. Raises
+    ``StorageError`` where there is no such model, and when it is fetched without one of them.
     """
     model, _, last = name.rpartition("/")
     if last == _CHAMPION:
@@ -38,12 +44,14 @@ def find_model(store: ObjectStore, name: str, folder: Path) -> Found:
             run_id=champion.run_id,
             digest=champion.digest,
             fetch=lambda: fetch_version(
-                store, champion.model, champion.run_id, folder / "models", _MODEL_FILES
+                store, champion.model, champion.run_id, folder / "models", files
             ),
         )
-    manifest = read_manifest(store, name, _MODEL_FILES)
+    manifest = read_manifest(store, name, files)
+    has = {record.key for record in manifest.objects}
+    wanted = (*files, *(key for key in IF_THERE if key in has))
     return Found(
         run_id=manifest.run_id,
         digest=manifest.record(_WEIGHTS).sha256,
-        fetch=lambda: RunFolder(fetch_run(store, manifest.run_id, folder, _MODEL_FILES)),
+        fetch=lambda: RunFolder(fetch_run(store, manifest.run_id, folder, wanted)),
     )

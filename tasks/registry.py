@@ -31,11 +31,15 @@ VERSION_FILES = (
     "data/index.csv",
     "data/splits.csv",
     "metrics.json",
+    "model/decision.json",
     "model/model.json",
     "model/model.safetensors",
     "predictions.csv",
 )
 """What of a run is kept with its version, whatever becomes of the run."""
+
+IF_THERE = ("model/outliers.safetensors",)
+"""Kept and fetched beside them where the run has it: not every run fits an outlier score."""
 
 _WEIGHTS = "model/model.safetensors"
 _TRIES = 20
@@ -95,7 +99,9 @@ def register_version(store: ObjectStore, model: str, run_id: str) -> Version:
     check_model_name(model)
     manifest = read_manifest(store, run_id)
     target = _version_key(model, manifest.run_id)
-    files = {key: manifest.record(key).sha256 for key in VERSION_FILES}
+    has = {record.key for record in manifest.objects}
+    keys = [*VERSION_FILES, *(key for key in IF_THERE if key in has)]
+    files = {key: manifest.record(key).sha256 for key in keys}
     version = Version(
         model=model,
         run_id=manifest.run_id,
@@ -109,7 +115,7 @@ def register_version(store: ObjectStore, model: str, run_id: str) -> Version:
         data = store.read_bytes(f"runs/{manifest.run_id}/{key}")
         store.write_bytes(target + key, data, sha256=files[key])
 
-    for _ in in_parallel(copy, VERSION_FILES):
+    for _ in in_parallel(copy, keys):
         pass
     store.write_bytes(target + "VERSION.json", _to_json(asdict(version)))
     return version
@@ -256,7 +262,7 @@ def find_version(store: ObjectStore, model: str = "", run_id: str = "") -> Versi
 def fetch_version(
     store: ObjectStore, model: str, run_id: str, folder: Path, files: tuple[str, ...] = ()
 ) -> RunFolder:
-    """A version's files (all, or those named) below ``folder/<model>/<run_id>``.
+    """A version's files (all, or those named and `IF_THERE`) below ``folder/<model>/<run_id>``.
 
     Each is checked against its digest; one that is there with the right bytes is kept.
     """
@@ -268,7 +274,8 @@ def fetch_version(
         if not (path.is_file() and sha256_file(path) == sha256):
             store.download_file(_version_key(model, run_id) + key, path, sha256=sha256)
 
-    for _ in in_parallel(fetch, files or VERSION_FILES):
+    wanted = [key for key in version.files if not files or key in (*files, *IF_THERE)]
+    for _ in in_parallel(fetch, wanted):
         pass
     return RunFolder(target)
 

@@ -22,6 +22,7 @@ from cxr_model.network import build_network, network_arguments, num_parameters
 from cxr_model.run_folder import RunFolder
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
+from tests.tiny_model import ALWAYS_ANSWER
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -159,6 +160,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     )
     run = RunFolder(tmp_path_factory.mktemp("tiny"))
     save_model(run, network.state_dict(), card)
+    ALWAYS_ANSWER.write(run.decision)
     return run
 
 

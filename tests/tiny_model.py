@@ -2,18 +2,22 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
 
 from cxr_model.config import NetworkConfig
-from cxr_model.model_files import ModelCard, save_model
+from cxr_model.model_files import Decision, ModelCard, load_model, save_model
 from cxr_model.network import build_network, network_arguments
+from cxr_model.reliability.film_features import describe_films
+from cxr_model.reliability.outliers import OutlierModel
 from cxr_model.run_folder import RunFolder, sha256_file
 
 SIZE_PX = 32
 CLASSES = ["normal", "pneumonia", "covid"]
+ALWAYS_ANSWER = Decision(temperature=2.0, abstain_below=0.0, operating_points={})
 
 
 def write_tiny_model(run: RunFolder, run_id: str, *, seed: int = 0, size_px: int = SIZE_PX) -> str:
@@ -35,7 +39,23 @@ def write_tiny_model(run: RunFolder, run_id: str, *, seed: int = 0, size_px: int
         layers=[],
     )
     save_model(run, state, card)
+    ALWAYS_ANSWER.write(run.decision)
     return sha256_file(run.weights)
+
+
+def change_rules(run: RunFolder, **rules: float) -> None:
+    """Another decision file; with ``outlier_above`` a score that was fitted to noise."""
+    replace(ALWAYS_ANSWER, **rules).write(run.decision)
+    if "outlier_above" in rules:
+        network, card = load_model(run, torch.device("cpu"))
+        noise = torch.randint(
+            256,
+            (40, 1, card.size_px, card.size_px),
+            dtype=torch.uint8,
+            generator=torch.Generator().manual_seed(0),
+        )
+        _, features = describe_films(network, [noise], card.normalisation)
+        OutlierModel.fit(features).write(run.outlier_model)
 
 
 def write_tiny_run(run: RunFolder, run_id: str, *, seed: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Commands that train: ``train`` and ``crossval``."""
+"""Commands that train or measure: ``train``, ``crossval`` and ``evaluate``."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ from flows.commands.shared import (
 from flows.settings import Settings
 
 if TYPE_CHECKING:
+    from flows.jobs import Job
     from tasks.storage_location import StoreLocation
 
 
@@ -96,6 +97,57 @@ def crossval(
     _start("crossval", run_config, run_id, settings, resume=bool(resume), local=local, **parameters)
 
 
+def evaluate(
+    run: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN", help="A published run's id, latest, champion or MODEL/champion."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE", help="Films that the network never saw, named as for 'cxr train'."
+        ),
+    ],
+    settings_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="How these films are read (data, labels, phantom); default: as the run's.",
+        ),
+    ] = None,
+    run_id: RunId = "",
+    local: Local = False,
+) -> None:
+    """Measure a run's network on another data set: external validation.
+
+    Films that the run met are left out. The result is published as a run of its own.
+    """
+    from cxr_model.data_config import DataConfig
+    from flows import jobs
+    from flows.run_id import new_run_id
+    from tasks.manifest import check_run_id
+    from tasks.named_model import find_model
+    from tasks.registry import VERSION_FILES
+    from tasks.run_store import require_unpublished
+    from tasks.sources import check_source
+
+    settings = Settings.from_environment()
+    other = RunConfig(preset="evaluate", data=DataConfig(source=data))
+    other = check_source(other, settings.data_dir)
+    run_id = run_id or new_run_id(other)
+    check_run_id(run_id)
+    with open_store(settings) as store:
+        store.check()
+        require_unpublished(store, run_id)
+        find_model(store, run, settings.fetched_dir, VERSION_FILES)
+    parameters = {"source": other.data.source, "run": run, "settings": settings_ or []}
+    job = jobs.Job(name="evaluate", run_id=run_id, parameters=parameters | {"run_id": run_id})
+    _run(job, settings, local=local)
+
+
 def _refuse_beside_resume(context: typer.Context) -> None:
     """A resumed run keeps its settings: whatever else was typed would be ignored."""
     for parameter in context.command.params:
@@ -142,10 +194,14 @@ def _start(
 
         check_devices(training.device, training.num_devices)
     parameters = {"config": asdict(run_config), "run_id": run_id, **others}
-    job = jobs.Job(name=flow, run_id=run_id, parameters=parameters)
+    _run(jobs.Job(name=flow, run_id=run_id, parameters=parameters), settings, local=local)
+
+
+def _run(job: "Job", settings: Settings, *, local: bool) -> None:
+    from flows import jobs
 
     def tell_outcome(location: "StoreLocation") -> None:
-        _print_outcome(run_id, settings, location)
+        _print_outcome(job.run_id, settings, location)
 
     if local:
         jobs.run_here(job, settings, tell_outcome)

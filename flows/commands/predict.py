@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cxr_model.film_files import FilmFile
     from cxr_model.predict import Predictor
 
-_HIDDEN = ("sha256", "model", "run_id")  # from the table for people
+_SHOWN = ("path", "decision")  # to people, and the calibrated probabilities and the score
 
 
 def predict(
@@ -48,7 +48,11 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Class probabilities of films. For research only, not a diagnosis."""
+    """Class probabilities of films. For research only, not a diagnosis.
+
+    The decision is a class; 'abstained' where no class is probable enough; 'outlier' where a
+    film is unlike the radiographs of the training. --to, --csv and --json have all figures.
+    """
     from cxr_model.film_files import distinct_films
     from cxr_model.predictions_file import check_predictions_path
 
@@ -60,8 +64,10 @@ def predict(
         films = distinct_films([stack.enter_context(_open_source(source)) for source in sources])
         from cxr_model.device import resolve_device  # seconds of imports, after the refusals
         from cxr_model.predict import Predictor
+        from tasks.named_model import PREDICTION_FILES
 
-        predictor = Predictor.load(fetch_model(model), resolve_device("auto"))
+        found = fetch_model(model, PREDICTION_FILES)
+        predictor = Predictor.load(found, resolve_device("auto"))
         err.print(f"network of run {predictor.card.run_id}")
         scoring = _Scoring(predictor, explain)
         if to:
@@ -98,7 +104,7 @@ class _Scoring:
 
     def __init__(self, predictor: "Predictor", overlays: Path | None) -> None:
         self.predictor, self.overlays = predictor, overlays
-        self.num_films = self.num_failed = 0
+        self.num_films = self.num_failed = self.num_outliers = self.num_abstained = 0
         self.failure = ""
 
     def tables(self, films: list["FilmFile"], num_done: int = 0) -> Iterator["pd.DataFrame"]:
@@ -123,6 +129,8 @@ class _Scoring:
             self.failure = f"{path}: cannot be decoded ({error})"
         self.num_films += len(table)
         self.num_failed += len(failed)
+        self.num_outliers += int((table["decision"] == "outlier").sum())
+        self.num_abstained += int((table["decision"] == "abstained").sum())
 
     def tell(self) -> None:
         """One line about the run; raises DataError where not one film could be decoded."""
@@ -132,7 +140,10 @@ class _Scoring:
         seconds = time.perf_counter() - self.started
         failed = f"; {self.num_failed} not decoded, {self.failure}" if self.num_failed else ""
         rate = self.num_films / seconds
-        err.print(f"{self.num_films:,} films in {seconds:.1f} s, {rate:.1f} films/s{failed}")
+        err.print(
+            f"{self.num_films:,} films in {seconds:.1f} s, {rate:.1f} films/s; "
+            f"{self.num_outliers} outliers, {self.num_abstained} abstained{failed}"
+        )
 
 
 def _write(films: list["FilmFile"], scoring: _Scoring, to: Path, sources: list[str]) -> None:
@@ -163,8 +174,12 @@ def _print(films: list["FilmFile"], scoring: _Scoring, *, as_json: bool) -> None
         rows = found.astype(object).where(found.notna(), None).to_dict("records")
         print(json.dumps({"run_id": scoring.predictor.card.run_id, "films": rows}, indent=2))
         return
-    shown = found.drop(columns=[*_HIDDEN, *([] if scoring.num_failed else ["error"])])
-    names = (name.removeprefix("probability_") for name in shown.columns)
+    figures = [f"calibrated_probability_{name}" for name in scoring.predictor.card.classes]
+    score = [] if scoring.predictor.outliers is None else ["outlier_score"]
+    shown = found[[*_SHOWN, *figures, *score, *(["error"] if scoring.num_failed else [])]]
+    names = (
+        name.removeprefix("calibrated_probability_").replace("_", " ") for name in shown.columns
+    )
     table = Table(*(Column(name, overflow="fold") for name in names))
     for row in shown.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))

@@ -102,10 +102,11 @@ def export(
     from cxr_model.export import FORMATS, SUFFIXES, export_model
     from cxr_model.model_files import ModelCard
     from cxr_model.predict import decode_folder
+    from tasks.named_model import NETWORK_FILES
 
     if format_ not in FORMATS:
         raise ConfigError(f"--format {format_!r}: use one of {', '.join(FORMATS)}")
-    model = fetch_model(run)
+    model = fetch_model(run, NETWORK_FILES)
     card = ModelCard.read(model.model_card)
     path = to or Path(card.run_id + SUFFIXES[format_])
     compared = decode_folder(films, card)
@@ -120,10 +121,10 @@ def export(
         )
 
 
-def fetch_model(name: str) -> RunFolder:
-    """Fetch the network of a run, the newest one's or a champion's."""
+def fetch_model(name: str, files: tuple[str, ...]) -> RunFolder:
+    """Fetch those files of a run, the newest one that has them, or a champion."""
     from tasks.named_model import find_model
 
     settings = Settings.from_environment()
     with open_store(settings) as store:
-        return find_model(store, name, settings.fetched_dir).fetch()
+        return find_model(store, name, settings.fetched_dir, files).fetch()

@@ -13,6 +13,7 @@ from cxr_model.external import evaluate_elsewhere, unseen_films
 from cxr_model.index import build_index, write_index
 from cxr_model.run_folder import RunFolder
 from cxr_model.summary import headline
+from tests.tiny_model import ALWAYS_ANSWER
 
 CONFIG = RunConfig(data=DataConfig(size_px=64))
 
@@ -33,7 +34,7 @@ def run(index: pd.DataFrame, tmp_path: Path) -> RunFolder:
 def model(tiny_model: RunFolder, index: pd.DataFrame, tmp_path: Path) -> RunFolder:
     """A network that has met the first four films."""
     model = RunFolder(tmp_path / "model")
-    for path in (tiny_model.weights, tiny_model.model_card):
+    for path in (tiny_model.weights, tiny_model.model_card, tiny_model.decision):
         target = model.root / path.relative_to(tiny_model.root)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
@@ -56,6 +57,13 @@ def test_films_of_the_models_own_data_are_left_out_and_the_rest_is_measured(
     assert found["holdout"]["accuracy"]["value"] == pytest.approx(hits)
     assert json.loads(run.metrics.read_text()) == json.loads(json.dumps(found))
     assert headline(found)["network"] == "cxresnet"
+    decisions = {name: estimate["value"] for name, estimate in found["decisions"].items()}
+    assert decisions == {
+        "answered": 1,
+        "abstained": 0,
+        "outlier": 0,
+        "accuracy_of_answers": pytest.approx(hits),
+    }
     page = run.report.read_text()
     assert "4 of 18 films" in page
     assert "14 films it has never met" in page
@@ -70,3 +78,26 @@ def test_nothing_new_and_unknown_classes_are_told(
     write_index(index.assign(label=index["label"].replace("covid", "effusion")), run.index)
     with pytest.raises(DataError, match=r"label 'effusion': the model knows normal, pneumonia"):
         unseen_films(replace(run), model)
+
+
+def test_films_without_an_answer_are_counted_and_not_held_against_the_others(
+    run: RunFolder, model: RunFolder, index: pd.DataFrame, films: Path, tmp_path: Path
+) -> None:
+    cache = FilmCache.open(
+        build_cache(films, index, tmp_path / "cache", size_px=32, color="grey").folder
+    )
+    first = evaluate_elsewhere(run, "first", model, CONFIG, cache, source="films")
+    largest = pd.read_csv(run.predictions).filter(regex="^calibrated_").max(axis=1)
+    replace(ALWAYS_ANSWER, abstain_below=largest.median()).write(model.decision)
+    found = evaluate_elsewhere(run, "second", model, CONFIG, cache, source="films")
+    table = pd.read_csv(run.predictions)
+    answered = table[table["decision"] != "abstained"]
+    assert 0 < len(answered) < len(table)
+    assert found["decisions"]["answered"]["value"] == pytest.approx(len(answered) / len(table))
+    right = (answered["predicted"] == answered["label"]).mean()
+    assert found["decisions"]["accuracy_of_answers"]["value"] == pytest.approx(right)
+    assert found["decisions"]["accuracy_of_answers"]["n"] == len(answered)
+    assert found["holdout"] == first["holdout"]
+    replace(ALWAYS_ANSWER, abstain_below=1.1).write(model.decision)
+    silent = evaluate_elsewhere(run, "third", model, CONFIG, cache, source="films")
+    assert silent["decisions"]["accuracy_of_answers"]["value"] is None

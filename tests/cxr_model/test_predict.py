@@ -1,5 +1,7 @@
 """Scoring: one row a film in order, bad films beside good ones, memory that does not grow."""
 
+import shutil
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -9,13 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from cxr_model.errors import StorageError
+from cxr_model.errors import DataError, StorageError
 from cxr_model.explanations.overlays import overlay_name, write_overlays
 from cxr_model.film_files import FilmFile
 from cxr_model.predict import Predictor, score
+from cxr_model.reliability.calibration import temper
 from cxr_model.run_folder import RunFolder, sha256_file
+from tests.tiny_model import ALWAYS_ANSWER
 
 COLUMNS = ["probability_normal", "probability_pneumonia", "probability_covid"]
+CALIBRATED = [f"calibrated_{name}" for name in COLUMNS]
+MARKS = ["abstained", "outlier_score", "is_outlier"]
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +55,20 @@ def test_each_film_has_a_row_in_order_with_the_networks_digest(
     assert [len(batch.table) for batch in batches] == [3, 3, 1]
     assert [batch.pixels.shape for batch in batches] == [(3, 32, 32), (3, 32, 32), (1, 32, 32)]
     table = pd.concat([batch.table for batch in batches])
-    assert list(table) == ["path", "sha256", "predicted", *COLUMNS, "model", "run_id", "error"]
+    assert list(table) == [
+        *("path", "sha256", "predicted", "decision", *COLUMNS, *CALIBRATED, *MARKS),
+        *("model", "run_id", "error"),
+    ]
     assert table["path"].tolist() == [film.name for film in films]
     assert set(table["model"]) == {sha256_file(tiny_model.weights)}
     assert set(table["run_id"]) == {"tiny"}
     np.testing.assert_allclose(table[COLUMNS].sum(axis=1), 1)
+    np.testing.assert_allclose(
+        table[CALIBRATED], temper(table[COLUMNS].to_numpy(), ALWAYS_ANSWER.temperature)
+    )
+    assert table["decision"].tolist() == table["predicted"].tolist()
+    assert not table[["abstained", "is_outlier"]].any(axis=None)
+    assert table["outlier_score"].isna().all()  # this network has no score
     best = table[COLUMNS].idxmax(axis=1).str.removeprefix("probability_")
     assert best.tolist() == table["predicted"].tolist()
 
@@ -71,7 +86,9 @@ def test_a_bad_film_has_its_error_and_changes_no_other(predictor: Predictor) -> 
     assert table["error"].tolist() == ["", "no known image format", "", "no known image format", ""]
     bad = table[table["error"] != ""]
     assert bad["predicted"].tolist() == ["", ""]
-    assert bad[COLUMNS].isna().all(axis=None)
+    assert bad["decision"].tolist() == ["", ""]
+    assert bad[[*COLUMNS, *CALIBRATED]].isna().all(axis=None)
+    assert not bad[["abstained", "is_outlier"]].any(axis=None)
     assert (bad["sha256"].str.len() == 64).all()
     rest = table[table["error"] == ""]
     expected = table_of(films_of(*good), predictor, 2)
@@ -125,3 +142,16 @@ def test_films_of_one_name_have_overlays_of_their_own() -> None:
     names = {overlay_name("a/1.png", "0" * 64), overlay_name("b/1.png", "1" * 64)}
     assert names == {"1-00000000.jpg", "1-11111111.jpg"}
     assert len(overlay_name("ü" * 300 + ".png", "0" * 64).encode()) < 255
+
+
+def test_a_network_without_what_judges_its_answers_is_refused(
+    tiny_model: RunFolder, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path)
+    shutil.copytree(tiny_model.root, run.root, dirs_exist_ok=True)
+    replace(ALWAYS_ANSWER, outlier_above=2.0).write(run.decision)
+    with pytest.raises(DataError, match=r"outliers.safetensors: no readable outlier model .*fetch"):
+        Predictor.load(run, torch.device("cpu"))
+    run.decision.unlink()
+    with pytest.raises(DataError, match=r"decision.json: no readable decision file"):
+        Predictor.load(run, torch.device("cpu"))

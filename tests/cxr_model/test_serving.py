@@ -47,12 +47,13 @@ def test_in_a_batch_each_film_gets_the_answer_it_gets_alone(tmp_path: Path) -> N
     together = ask(model, films)
     for film, answer in zip(films, together, strict=True):
         alone = model.probabilities(decode_sent(model, film, "film.png")[None])[0]
-        assert list(answer.probabilities) == CLASSES
-        np.testing.assert_allclose(list(answer.probabilities.values()), alone, atol=1e-6)
-        assert sum(answer.probabilities.values()) == pytest.approx(1)
-        assert answer.decision == CLASSES[int(alone.argmax())]
+        found = answer.judgement
+        assert list(found.probabilities) == CLASSES
+        np.testing.assert_allclose(list(found.probabilities.values()), alone, atol=1e-6)
+        assert sum(found.calibrated_probabilities.values()) == pytest.approx(1)
+        assert found.decision == found.predicted == CLASSES[int(alone.argmax())]
         assert answer.explanation is None
-    scores = np.array([list(answer.probabilities.values()) for answer in together])
+    scores = np.array([list(answer.judgement.probabilities.values()) for answer in together])
     assert np.abs(scores[:, None] - scores[None]).max(axis=2)[np.triu_indices(6, 1)].min() > 1e-4
 
 
@@ -62,8 +63,9 @@ def test_in_a_batch_of_two_models_each_film_is_seen_by_its_own(tmp_path: Path) -
         (model, decode_sent(model, film_bytes(number), "film.png"))
         for number, model in enumerate((old, old, new, old))
     ]
-    for (model, pixels), scores in zip(asked, predict_batch(asked), strict=True):
-        np.testing.assert_allclose(scores, model.probabilities(pixels[None])[0], atol=1e-6)
+    for (model, pixels), found in zip(asked, predict_batch(asked), strict=True):
+        alone = model.probabilities(pixels[None])[0]
+        np.testing.assert_allclose(list(found.probabilities.values()), alone, atol=1e-6)
     maps = explain_batch([(model, pixels, 1) for model, pixels in asked])
     for (model, pixels), heat_map in zip(asked, maps, strict=True):
         assert heat_map.shape == (model.card.size_px, model.card.size_px)
@@ -74,7 +76,7 @@ def test_an_explanation_shows_the_film_and_its_heat_map(tmp_path: Path) -> None:
     model = tiny_model(tmp_path)
     (answer,) = ask(model, [film_bytes(3)], explain=True)
     assert answer.explanation is not None
-    assert answer.explanation.target == answer.decision
+    assert answer.explanation.target == answer.judgement.predicted
     film, overlay = (
         np.asarray(Image.open(BytesIO(data)), dtype=float)
         for data in (answer.explanation.film, answer.explanation.overlay)

@@ -19,7 +19,7 @@ from cxr_model.run_folder import RunFolder
 from flows.served_model import ServedModel
 from flows.service import ServiceConfig, create_app
 from tasks.named_model import Found
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import change_rules, write_tiny_model
 
 LIMITS = BatchLimits(max_wait_s=0.001)
 
@@ -31,9 +31,10 @@ class Shelf:
         self.folder = folder
         self.found: Found | Exception = StorageError("the shelf is empty; put a model on it")
 
-    def put(self, seed: int) -> Found:
+    def put(self, seed: int, **rules: float) -> Found:
         run = RunFolder(self.folder / f"run-{seed}")
         digest = write_tiny_model(run, f"run-{seed}", seed=seed)
+        change_rules(run, **rules)
         self.found = Found(run_id=f"run-{seed}", digest=digest, fetch=lambda: run)
         return self.found
 

@@ -51,6 +51,28 @@ def test_a_film_is_answered_with_probabilities_decision_and_model(
     assert answer["explanation"] is None
 
 
+def test_an_unsure_answer_and_a_stranger_are_marked_and_still_have_their_figures(
+    shelf: Shelf,
+) -> None:
+    for rules, decision in (
+        ({"abstain_below": 1.1}, "abstained"),
+        ({"abstain_below": 1.1, "outlier_above": 0.0}, "outlier"),
+    ):
+        shelf.put(0, **rules)
+        with client_of(shelf) as client:
+            wait_for_model(client)
+            answer = send(client, film_bytes(1)).json()
+        assert answer["decision"] == decision
+        assert answer["abstained"] is True
+        assert answer["is_outlier"] is (decision == "outlier")
+        assert (answer["outlier_score"] is None) is (decision == "abstained")
+        probabilities = answer["probabilities"]
+        assert answer["predicted"] == max(CLASSES, key=probabilities.__getitem__)
+        calibrated = answer["calibrated_probabilities"]
+        assert list(calibrated) == CLASSES
+        assert max(calibrated.values()) < max(probabilities.values())  # temperature 2
+
+
 def test_an_explanation_comes_as_pictures_within_the_answer(client: httpx.Client) -> None:
     answer = send(client, film_bytes(1), params={"explain": "true"}).json()
     explanation = answer["explanation"]

@@ -72,12 +72,34 @@ def test_a_chosen_film_is_shown_with_bars_and_heat_map(
     assert tab.get_by_role("heading", level=2).inner_text().endswith(answer["decision"])
     for name in CLASSES:
         bar = tab.get_by_role("meter", name=name)
-        assert abs(bar.evaluate("bar => bar.value") - answer["probabilities"][name]) < 1e-6
-        assert tab.get_by_text(f"{answer['probabilities'][name]:.3f}").first.is_visible()
+        calibrated = answer["calibrated_probabilities"][name]
+        assert abs(bar.evaluate("bar => bar.value") - calibrated) < 1e-6
+        assert tab.get_by_text(f"{calibrated:.3f}").first.is_visible()
+    assert not tab.locator("#mark").is_visible()
     sizes = "[...document.querySelectorAll('img')].map(image => image.naturalWidth)"
     tab.wait_for_function(f"{sizes}.every(width => width === 256)")
     assert tab.evaluate(sizes) == [256, 256]
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.parametrize(
+    ("rules", "heading", "told"),
+    [
+        ({"abstain_below": 1.1}, "no class is probable enough", "below the one from which"),
+        ({"outlier_above": 0.0}, "this is unlike the films", "means nothing, however sure"),
+    ],
+)
+def test_a_film_without_an_answer_is_marked_as_such(
+    open_page: Any, tmp_path: Path, rules: dict[str, float], heading: str, told: str
+) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.put(0, **rules)
+    with client_of(shelf) as client:
+        wait_for_model(client)
+        tab = open_page(client)
+        choose(tab, "cat.png", film_bytes(1))
+        tab.get_by_role("heading", name="No answer").get_by_text(heading).wait_for()
+        assert told in tab.locator("#mark").inner_text()
 
 
 def test_a_film_may_be_dropped_anywhere_on_the_page(open_page: Any, client: httpx.Client) -> None:

@@ -63,7 +63,8 @@ def test_a_film_is_scored_once_whatever_it_is_called(
         ["inbox/a.png"],
     ]
     assert pd.concat(tables)["sha256"].is_unique
-    assert sum(first.num_predicted.values()) == 2
+    assert sum(first.num_decided.values()) == 2
+    assert list(first.num_decided)[-2:] == ["abstained", "outlier"]
 
 
 def test_a_batch_that_was_broken_off_is_scored_again(

@@ -1,0 +1,140 @@
+"""How accuracy falls when films are damaged: the holdout measured again, level by level."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cxr_model.cache import FilmCache, Pixels
+from cxr_model.config import RunConfig
+from cxr_model.device import resolve_device
+from cxr_model.films import films_to_tensor, predict_logits
+from cxr_model.metrics import Estimate, bootstrap_weights, estimate_from_draws
+from cxr_model.model_files import load_model
+from cxr_model.reliability.perturbations import PERTURBATIONS, Perturbation
+from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.splits import read_splits
+
+Array = NDArray[np.float64]
+
+MOST_FILMS = 500
+"""Of the holdout, drawn by the seed: each is predicted at all the levels."""
+_BATCH_SIZE = 64
+
+
+def measure_robustness(run: RunFolder, config: RunConfig, cache: FilmCache) -> dict[str, Any]:
+    """Predict the holdout's films as they are and at each level of `PERTURBATIONS`.
+
+    Writes ``evidence/robustness.json`` and returns what it holds. Every condition is measured
+    on the same films and the same bootstrap draws of groups, so that ``change`` (balanced
+    accuracy less that of the clean films) has a paired interval.
+    """
+    network, card = load_model(run, resolve_device(config.training.device))
+    device = next(network.parameters()).device
+    seed = config.evaluate.seed
+    films = _draw(read_splits(run.splits), np.random.default_rng(seed))
+    pixels = cache.films[cache.rows(films["sha256"].tolist())]
+    truth_N = np.array([card.classes.index(label) for label in films["label"]])
+    bootstrap = _Bootstrap.of(films, truth_N, draws=config.evaluate.bootstrap_draws, seed=seed)
+
+    def measure(changed: Pixels) -> "_Figures":
+        batches = (
+            films_to_tensor(changed[start : start + _BATCH_SIZE]).to(device)
+            for start in range(0, len(changed), _BATCH_SIZE)
+        )
+        logits = predict_logits(network, batches, card.normalisation)
+        return bootstrap.figures(logits.argmax(dim=1).cpu().numpy() == truth_N)
+
+    clean = measure(pixels)
+    conditions = []
+    for perturbation, level, changed in _damaged(pixels, seed):
+        found = measure(changed)
+        conditions.append(
+            {"name": perturbation.name, "level": level, "unit": perturbation.unit}
+            | {"clean_level": perturbation.clean}
+            | found.estimates()
+            | {"change": found.less(clean)}
+        )
+    record = {"clean": clean.estimates(), "conditions": conditions}
+    write_json(run.robustness, record)
+    return record
+
+
+def _draw(splits: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    holdout = splits[splits["split"] == "holdout"]
+    if len(holdout) <= MOST_FILMS:
+        return holdout
+    return holdout.iloc[np.sort(rng.choice(len(holdout), MOST_FILMS, replace=False))]
+
+
+def _damaged(pixels: Pixels, seed: int) -> Iterator[tuple[Perturbation, float, Pixels]]:
+    """Each condition's films; a film meets the same chance whatever the others are."""
+    for perturbation in PERTURBATIONS:
+        for level in perturbation.levels:
+            changed = [
+                perturbation.apply(film, level, np.random.default_rng([seed, number]))
+                for number, film in enumerate(pixels)
+            ]
+            yield perturbation, level, np.stack(changed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Figures:
+    n: int
+    accuracy: float
+    balanced_accuracy: float
+    accuracy_B: Array
+    balanced_accuracy_B: Array
+
+    def estimates(self) -> dict[str, Estimate]:
+        return {
+            "accuracy": estimate_from_draws(self.accuracy, self.accuracy_B, self.n),
+            "balanced_accuracy": estimate_from_draws(
+                self.balanced_accuracy, self.balanced_accuracy_B, self.n
+            ),
+        }
+
+    def less(self, other: "_Figures") -> Estimate:
+        return estimate_from_draws(
+            self.balanced_accuracy - other.balanced_accuracy,
+            self.balanced_accuracy_B - other.balanced_accuracy_B,
+            self.n,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Bootstrap:
+    """Draws of groups, the same for every condition."""
+
+    is_class_CN: Array
+    weights_NB: Array
+    """The first column is the films themselves, the others are draws."""
+
+    @classmethod
+    def of(
+        cls, films: pd.DataFrame, truth_N: NDArray[np.int64], *, draws: int, seed: int
+    ) -> "_Bootstrap":
+        groups_N = films["group"].to_numpy(dtype=str)
+        chunks = bootstrap_weights(groups_N, draws, np.random.default_rng(seed))
+        weights_NB = np.concatenate([np.ones((len(films), 1)), *chunks], axis=1)
+        present = np.unique(truth_N)  # a drawn part of the holdout may lack a class
+        return cls((truth_N == present[:, None]).astype(np.float64), weights_NB)
+
+    def figures(self, is_hit_N: NDArray[np.bool_]) -> _Figures:
+        films_CB = self.is_class_CN @ self.weights_NB
+        hits_CB = (self.is_class_CN * is_hit_N) @ self.weights_NB
+        # A draw without a film of some class has no balanced accuracy.
+        sensitivity_CB = np.divide(
+            hits_CB, films_CB, out=np.full_like(hits_CB, np.nan), where=films_CB > 0
+        )
+        accuracy_B, balanced_B = hits_CB.sum(0) / films_CB.sum(0), sensitivity_CB.mean(0)
+        return _Figures(
+            n=len(is_hit_N),
+            accuracy=float(accuracy_B[0]),
+            balanced_accuracy=float(balanced_B[0]),
+            accuracy_B=accuracy_B[1:],
+            balanced_accuracy_B=balanced_B[1:],
+        )
