@@ -21,6 +21,8 @@ class Film:
     """Grey values (height, width)."""
     mask: NDArray[np.bool_]
     """Where the lesion is (height, width); nowhere on a normal film."""
+    lungs: NDArray[np.bool_]
+    """The lung fields (height, width), lesions and all, less what heart and mediastinum hide."""
 
 
 def draw_film(rng: np.random.Generator, label: str, *, marker: bool) -> Film:
@@ -37,7 +39,7 @@ def draw_film(rng: np.random.Generator, label: str, *, marker: bool) -> Film:
     _burn_letter(rng, image)
     if marker:
         _burn_marker(image)
-    return Film(image=np.asarray(image), mask=lesion.mask)
+    return Film(image=np.asarray(image), mask=lesion.mask, lungs=thorax.aerated >= 0.5)
 
 
 def _pose(rng: np.random.Generator) -> Canvas:

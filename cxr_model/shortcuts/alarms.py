@@ -1,0 +1,97 @@
+"""When a shortcut is called one: three rules, each on a whole interval and with a margin.
+
+The margins keep the rules silent where many figures are looked at and one of them is high by
+luck; how often they err on clean phantoms is measured by ``benchmarks/shortcut_alarms.py``.
+"""
+
+from typing import Any
+
+from cxr_model.metrics import Estimate, format_estimate
+from cxr_model.shortcuts.scores import Judge, Probe
+
+LEAST_TOLD = 0.6
+"""Mean of sensitivity and specificity of one class against the rest; chance is 0.5."""
+LEAST_FOLLOWED = 0.05
+"""Share of predictions that go with the corners, beyond what goes anyway."""
+LEAST_OF_MODEL = 0.5
+"""Share of what the model has above chance."""
+
+RULES = (
+    f"A class is told without lungs: a probe's interval, class against rest, lies above "
+    f"{LEAST_TOLD} (chance 0.5) and its value has at least {LEAST_OF_MODEL:.0%} of what the "
+    f"model has above 0.5.",
+    f"The network tells a class with the lungs hidden: the interval, class against rest, lies "
+    f"above {LEAST_TOLD}.",
+    f"The network follows corners: the share of predictions that go to the class of exchanged "
+    f"corners, less the share that goes there with corners of the film's own class, has its "
+    f"interval above {LEAST_FOLLOWED}.",
+)
+
+
+def told_apart(
+    probes: list[Probe], model: Probe, classes: list[str], judge: Judge
+) -> list[dict[str, Any]]:
+    """Each class against the rest by each of ``probes``, beside the model's figure."""
+    rows = []
+    for c, label in enumerate(classes):
+        of_model = judge.estimate(judge.one_against_rest(model.called_NC, c))
+        for probe in probes:
+            found = judge.estimate(judge.one_against_rest(probe.called_NC, c))
+            rows.append(
+                {
+                    "probe": probe.name,
+                    "class": label,
+                    "by_network": probe.by_network,
+                    "balanced_accuracy": found,
+                    "model": of_model,
+                }
+            )
+    return rows
+
+
+def raise_alarms(told: list[dict[str, Any]], excess: Estimate, titles: dict[str, str]) -> list[str]:
+    """A sentence for each probe and rule that speaks; none where there is no alarm.
+
+    ``told`` comes from `told_apart`, ``excess`` from ``Exchange.record``, ``titles`` are the
+    probes' by name. Of several classes that a probe tells, the plainest is named.
+    """
+    worst: dict[str, tuple[float, str]] = {}
+    for row in told:
+        found, model = row["balanced_accuracy"], row["model"]
+        if not _is_above(found, LEAST_TOLD):
+            continue
+        if not row["by_network"]:
+            gain = max(model["value"] - 0.5, 0.0)
+            if found["value"] - 0.5 < LEAST_OF_MODEL * gain:
+                continue
+        who = "the network with" if row["by_network"] else "without lungs,"
+        sentence = (
+            f"{row['class']} is told from the rest {'by ' if row['by_network'] else ''}{who} "
+            f"{titles[row['probe']]}: {format_estimate(found)}, the model has "
+            f"{format_estimate(model)}"
+        )
+        worst[row["probe"]] = max(worst.get(row["probe"], (0.0, "")), (found["value"], sentence))
+    alarms = [sentence for _, sentence in sorted(worst.values(), reverse=True)]
+    if _is_above(excess, LEAST_FOLLOWED):
+        alarms.append(
+            f"the network's answer goes with exchanged corners in {format_estimate(excess)} of "
+            "the films, beyond what goes there anyway"
+        )
+    return alarms
+
+
+def verdict(alarms: list[str], headline: Estimate, strongest: Probe, model: Estimate) -> str:
+    """The audit's outcome in one sentence."""
+    above = (
+        f"the model's balanced accuracy of {format_estimate(model)} is "
+        f"{format_estimate(headline)} above what the strongest evidence without lungs gives "
+        f"({strongest.title})"
+    )
+    if not alarms:
+        return f"No shortcut found by {len(RULES)} rules; {above}."
+    others = f", and {len(alarms) - 1} more" if len(alarms) > 1 else ""
+    return f"Shortcut alarm: {alarms[0]}{others}; {above}."
+
+
+def _is_above(estimate: Estimate, least: float) -> bool:
+    return estimate["ci_low"] is not None and estimate["ci_low"] > least

@@ -1,0 +1,101 @@
+"""The shortcut audit of a run: how far one gets without the lungs, and what the network reads.
+
+Reviews found networks that read the hospital instead of the lung (DeGrave et al. 2021,
+doi:10.1038/s42256-021-00338-7) and near-equal accuracy with the lungs blacked out (Maguolo &
+Nanni 2021, doi:10.1016/j.inffus.2021.04.008). Every run is asked the same.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from cxr_model.cache import FilmCache
+from cxr_model.config import RunConfig
+from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.shortcuts.alarms import RULES, raise_alarms, told_apart, verdict
+from cxr_model.shortcuts.classical import metadata_probe, thumbnail_probes
+from cxr_model.shortcuts.exchange import Exchange
+from cxr_model.shortcuts.network_probes import (
+    exchange_probes,
+    hidden_probes,
+    measure_exchange,
+    model_probe,
+    retrained_probes,
+    standardised_probe,
+)
+from cxr_model.shortcuts.scores import Probe
+from cxr_model.shortcuts.subgroups import measure_subgroups
+from cxr_model.shortcuts.subject import Subject
+from cxr_model.stages import read_predictions
+
+
+def audit_shortcuts(
+    run: RunFolder, config: RunConfig, cache: FilmCache, root: Path
+) -> dict[str, Any]:
+    """Probe the run's films and network; write ``evidence/shortcuts.json`` and return it.
+
+    Needs the index, the splits, the model and the predictions of the run; ``root`` is where
+    the films lie. Every figure is of the holdout, which nothing here is fitted on.
+    """
+    subject = Subject.load(run, config, cache)
+    model = model_probe(subject, read_predictions(run.predictions))
+    exchange = measure_exchange(subject)
+    probes = [
+        metadata_probe(
+            subject.tables["train"],
+            subject.tables["holdout"],
+            subject.films["train"].targets_N.cpu().numpy(),
+            subject.judge,
+        ),
+        *thumbnail_probes(subject.films["train"], subject.films["holdout"], subject.judge),
+        *hidden_probes(subject),
+        *(retrained_probes(subject, config) if config.shortcuts.retrain else ()),
+        standardised_probe(subject, root),
+        *exchange_probes(exchange, subject.judge.num_classes),
+    ]
+    record = judge_probes(subject, model, probes, exchange)
+    write_json(run.shortcuts, record)
+    return record
+
+
+def judge_probes(
+    subject: Subject, model: Probe, probes: list[Probe], exchange: Exchange
+) -> dict[str, Any]:
+    """Figures, alarms and verdict from what each probe called each film.
+
+    The strongest of the probes without lungs is picked by the same films that it is judged
+    on, so the headline is rather too low than too high.
+    """
+    judge, classes = subject.judge, subject.card.classes
+    figures = {probe.name: judge.balanced_accuracy(probe.called_NC) for probe in probes}
+    without = [probe for probe in probes if probe.evidence == "no lung"]
+    strongest = max(without, key=lambda probe: figures[probe.name][0])
+    value, drawn_B = judge.balanced_accuracy(model.called_NC)
+    least, least_B = figures[strongest.name]
+    of_model = judge.estimate((value, drawn_B))
+    headline = judge.estimate((value - least, drawn_B - least_B))
+    told = told_apart(without, model, classes, judge)
+    corners = exchange.record(judge)
+    alarms = raise_alarms(told, corners["excess"], {probe.name: probe.title for probe in without})
+    return {
+        "chance": judge.chance,
+        "model": of_model,
+        "probes": [
+            {
+                "name": probe.name,
+                "title": probe.title,
+                "evidence": probe.evidence,
+                "how": probe.how,
+                "balanced_accuracy": judge.estimate(figures[probe.name]),
+            }
+            for probe in probes
+        ],
+        "told_apart": told,
+        "corner_exchange": corners,
+        "subgroups": measure_subgroups(model, subject.tables["holdout"], classes, judge),
+        "headline": headline,
+        "strongest": strongest.name,
+        "alarm": bool(alarms),
+        "alarms": alarms,
+        "rules": list(RULES),
+        "verdict": verdict(alarms, headline, strongest, of_model),
+    }
