@@ -5,172 +5,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from cxr_model.errors import DataError
-from cxr_model.metrics import evaluate_predictions, format_estimate, proportion_interval
+from cxr_model.metrics import format_estimate
 from cxr_model.reports.explained_films import GALLERY_FILMS
 from cxr_model.reports.page import format_duration
 from cxr_model.reports.report import LISTED_FILES, build_report
 from cxr_model.run_folder import RunFolder
-
-HOSTILE = "<script>alert('x')</script>"
-
-
-def make_run(
-    root: Path, classes: list[str], path_prefix: str = "", num_films: int = 150
-) -> RunFolder:
-    """All files that a report is built from, with random but coherent content."""
-    run = RunFolder(root)
-    for folder in (run.splits.parent, run.model_card.parent, run.attributions):
-        folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    truth = np.arange(num_films) % len(classes)
-    logits = generator.normal(size=(num_films, len(classes)))
-    logits[np.arange(num_films), truth] += 2.0
-    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    names = np.array(classes)
-    films = pd.DataFrame(
-        {
-            "path": [f"{names[c]}/{path_prefix}film-{i:04d}.png" for i, c in enumerate(truth)],
-            "sha256": [f"{i:064x}" for i in range(num_films)],
-            "label": names[truth],
-            "group": [f"film-{i}" for i in range(num_films)],
-            "split": np.array(["train", "train", "train", "validation", "holdout"])[
-                np.arange(num_films) // len(classes) % 5
-            ],
-            "predicted": names[scores.argmax(axis=1)],
-        }
-    )
-    films[["path", "sha256", "label", "group", "split"]].to_csv(run.splits, index=False)
-    predictions = films[["path", "sha256", "split", "label", "predicted"]].assign(
-        **{f"probability_{name}": scores[:, c] for c, name in enumerate(classes)}
-    )
-    predictions[films["split"] != "train"].to_csv(run.predictions, index=False)
-    write_history(run, epochs=12)
-    write_attributions(run, predictions[films["split"] == "holdout"], classes, generator)
-    layers = network_layers(len(classes))
-    model = {
-        "run_id": "r1", "network": {"name": "cxresnet"}, "classes": classes, "size_px": 64,
-        "color": "grey", "mean": 0.5, "std": 0.25, "num_parameters": 393_000, "layers": layers,
-    }  # fmt: skip
-    run.model_card.write_text(json.dumps(model))
-    settings = {"preset": "smoke", "training": {"epochs": 12, "widths": [16, 32]}, "labels": {}}
-    run.config.write_text(json.dumps(settings))
-    run.metrics.write_text(json.dumps(make_metrics(films, scores, classes)))
-    return run
-
-
-def write_history(run: RunFolder, epochs: int) -> None:
-    epoch = np.arange(1, epochs + 1)
-    pd.DataFrame(
-        {
-            "epoch": epoch,
-            "learning_rate": 0.003 * np.sin(np.pi * epoch / (epochs + 1)),
-            "train_loss": 1.1 / epoch**0.5,
-            "validation_loss": 1.2 / epoch**0.4,
-            "validation_accuracy": 1 - 0.6 / epoch,
-            "validation_balanced_accuracy": 1 - 0.65 / epoch,
-            "seconds": 2.0,
-            "films_per_second": 45.0,
-        }
-    ).to_csv(run.history, index=False)
-
-
-def write_attributions(
-    run: RunFolder, holdout: pd.DataFrame, classes: list[str], generator: np.random.Generator
-) -> None:
-    """Maps of each class's first two holdout films and of four mistakes."""
-    wrong = holdout[holdout["label"] != holdout["predicted"]].head(4)
-    sample = holdout.drop(index=wrong.index).groupby("label", sort=False).head(2)
-    chosen = pd.concat([sample.assign(chosen="sample"), wrong.assign(chosen="mistake")])
-    rows = []
-    for number, film in enumerate(chosen.to_dict("records")):
-        y, x = np.mgrid[-1:1:64j, -1:1:64j]
-        blob = np.exp(-((x - 0.3) ** 2 + (y + 0.2) ** 2) / 0.1)
-        arrays: dict[str, Any] = {"film": np.uint8(120 + 60 * blob), "mask": blob > 0.5}
-        for role in dict.fromkeys((film["predicted"], film["label"])):
-            for method in ("occlusion", "integrated-gradients", "grad-cam"):
-                name = f"{method}_{classes.index(role)}"
-                noise = generator.normal(size=blob.shape)
-                arrays[name] = (blob if method == "grad-cam" else blob + 0.3 * noise).astype("f2")
-                rows.append(
-                    {
-                        "file": f"film-{number:02d}.npz",
-                        "array": name,
-                        **{k: film[k] for k in ("path", "sha256", "label", "predicted", "chosen")},
-                        "probability": film[f"probability_{film['predicted']}"],
-                        "method": method,
-                        "target": role,
-                        "role": "predicted" if role == film["predicted"] else "true",
-                    }
-                )
-        np.savez_compressed(run.attributions / f"film-{number:02d}.npz", **arrays)
-    pd.DataFrame(rows).to_csv(run.attributions / "index.csv", index=False)
-
-
-def network_layers(num_classes: int) -> list[dict[str, Any]]:
-    stages = [(32, 16), (64, 8), (128, 4), (256, 4)]
-    return [
-        {
-            "name": "stem", "kind": "Conv2d → BatchNorm2d → ReLU → Conv2d",
-            "output_shape": [32, 16, 16], "num_parameters": 4784,
-        },
-        *(
-            {
-                "name": f"stage {i + 1}", "kind": "ResidualBlock → ResidualBlock",
-                "output_shape": [width, side, side], "num_parameters": 37_000 * (i + 1),
-            }
-            for i, (width, side) in enumerate(stages)
-        ),
-        {"name": "pool", "kind": "AdaptiveAvgPool2d", "output_shape": [256, 1, 1],
-         "num_parameters": 0},
-        {"name": "head", "kind": "Linear", "output_shape": [num_classes],
-         "num_parameters": 257 * num_classes},
-    ]  # fmt: skip
-
-
-def make_metrics(films: pd.DataFrame, scores: Any, classes: list[str]) -> dict[str, Any]:
-    held_out = (films["split"] == "holdout").to_numpy()
-    counts = pd.crosstab(films["label"], films["split"])
-    holdout = evaluate_predictions(
-        films["label"].to_numpy(dtype=str)[held_out], scores[held_out],
-        films["group"].to_numpy(dtype=str)[held_out], classes, draws=100, seed=0,
-    )  # fmt: skip
-    return {
-        "schema_version": 1,
-        "run_id": "smoke-20260102-030405",
-        "created": "2026-01-02T03:04:05+00:00",
-        "preset": "smoke",
-        "data": {
-            "source": "phantom:150",
-            "digest": "5e" * 32,
-            "provenance": {"kind": "phantom", "settings": {"seed": 0}},
-            "num_films": len(films) + 1,
-            "unreadable": [{"path": "normal/broken.png", "error": "decoded 0 bytes"}],
-            "classes": classes,
-            "counts": {name: counts.loc[name].to_dict() for name in classes},
-            "num_groups": len(films),
-            "patients": {"count": 0, "in_several_classes": 0, "films_without": 150},
-            "exact_duplicates": 2,
-        },
-        "network": {"name": "cxresnet", "num_parameters": 393_000},
-        "training": {
-            "epochs": 12, "best_epoch": 11, "best_validation_balanced_accuracy": 0.94,
-            "device": "cpu", "precision": "bfloat16",
-        },
-        "holdout": holdout,
-        "explanations": {"grad_cam_pointing_game": proportion_interval(15, 18)},
-        "timing": {
-            "stages": {"ingest": 3.21, "train": 187.0}, "training_images_per_second": 45.2
-        },
-        "environment": {
-            "versions": {"python": "3.11.7", "torch": "2.15.0"}, "device": "cpu",
-            "platform": "Linux", "git_revision": "0123456789abcdef",
-        },
-    }  # fmt: skip
+from tests.cxr_model.reports.made_up_run import (
+    HOSTILE,
+    add_gates,
+    make_run,
+    write_evidence,
+    write_gallery,
+)
 
 
 @pytest.fixture(scope="module")
@@ -322,3 +172,81 @@ def test_a_browser_shows_the_page_whole_and_offline(
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert complaints == []
     tab.close()
+
+
+def test_each_part_of_the_evidence_has_a_section_and_the_gates_stand_by_the_accuracy(
+    tmp_path: Path,
+) -> None:
+    classes = ["normal", "covid"]
+    run = make_run(tmp_path, classes)
+    write_evidence(run, classes)
+    add_gates(run, is_good=True)
+    page = build_report(run).read_text(encoding="utf-8")
+    for name in (
+        "hygiene", "shortcuts", "calibration", "operating", "abstention", "outliers", "robustness",
+    ):  # fmt: skip
+        assert f'<section id="{name}"' in page
+        assert f'<li><a href="#{name}">' in page
+    results = page[page.index('<section id="results"') :]
+    results = results[: results.index("</section>")]
+    assert results.count("✓ passed") == 4
+    assert "Accuracy above what no-lung evidence gives" in results
+    assert 'role="alert"' not in page
+    assert "The verdict" not in page
+    assert "Not externally validated." in page
+
+
+def test_what_speaks_against_the_run_stands_in_words_above_everything(tmp_path: Path) -> None:
+    classes = ["normal", "covid"]
+    run = make_run(tmp_path, classes)
+    write_evidence(run, classes, is_good=False)
+    add_gates(run, is_good=False)
+    page = build_report(run).read_text(encoding="utf-8")
+    alarm = page[page.index('role="alert"') : page.index('<nav aria-label="Contents"')]
+    for name in ("Leakage", "Shortcut", "Calibration", "Explanation"):
+        assert f"{name}: failed." in alarm
+    assert page.count("✗ failed") == 4
+    assert "It ignores the weights." in page
+
+
+def test_no_heat_map_stands_without_the_verdict_of_its_method(tmp_path: Path) -> None:
+    classes = ["normal", "covid"]
+    run = make_run(tmp_path, classes)
+    untested = build_report(run).read_text(encoding="utf-8")
+    maps = untested.count("<br>for <strong>")
+    assert maps > 10
+    assert (
+        len(re.findall(r"</strong>\s*<span class=\"tag open\">not tested</span>", untested)) == maps
+    )
+    write_evidence(run, classes, is_good=False)
+    tested = build_report(run).read_text(encoding="utf-8")
+    verdicts = re.findall(
+        r"</strong>\s*<span class=\"tag (\w+)\">(failed|not tested)</span>", tested
+    )
+    assert len(verdicts) == maps
+    assert ("wrong", "failed") in verdicts
+
+
+def test_a_page_says_external_only_where_it_was_measured(tmp_path: Path) -> None:
+    run = make_run(tmp_path, ["normal", "covid"])
+    metrics = json.loads(run.metrics.read_text())
+    run.metrics.write_text(json.dumps(metrics | {"external": {"source": "elsewhere"}}))
+    page = build_report(run).read_text(encoding="utf-8")
+    assert "Not externally validated." not in page
+    assert "No external validation." not in page
+
+
+def test_films_are_left_out_before_the_page_grows_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, ["normal", "covid"], num_films=1000)
+    write_gallery(run)
+    whole = len(build_report(run).read_bytes())
+    assert whole < 15_000_000
+    most = whole - 500_000
+    monkeypatch.setattr("cxr_model.reports.report.MOST_BYTES", most)
+    page = build_report(run).read_bytes()
+    assert most - 20_000 < len(page) <= most
+    data = json.loads(re.findall(rb'id="report-data">(.*?)</script>', page)[0])
+    assert 0 < len(data["films"]) < 200
+    assert f"{len(data['films'])} of 200 holdout films" in page.decode()
