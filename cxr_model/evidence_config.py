@@ -50,9 +50,10 @@ class ReliabilityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """Which verdicts keep a run from being published."""
+    """Which verdicts end a run as failed, and keep its network out of the registry."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     fail_on: tuple[GateName, ...] = ("leakage",)
-    """Gates that end the run when they are red; the others warn at the top of the report."""
+    """Gates that end the run when they are red; the others warn at the top of the report, and
+    leave it to the operator whether the network is promoted."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from cxr_model.config import RunConfig
 from cxr_model.environment import environment_record
+from cxr_model.gates import check_gates
 from cxr_model.index import data_digest, patient_summary, read_index, unreadable_films
 from cxr_model.labels import order_classes
-from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.run_folder import RunFolder, read_json, write_json
 from cxr_model.splits import SPLITS, read_splits
 from cxr_model.stages import TrainSummary
 
@@ -28,7 +29,10 @@ def write_metrics(
     explanations: dict[str, Any],
     stage_seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """Assemble and write ``metrics.json``; returns what was written."""
+    """Assemble and write ``metrics.json``; returns what was written.
+
+    The run's evidence stands in it under the names of its files.
+    """
     metrics = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -39,6 +43,8 @@ def write_metrics(
         "training": asdict(training),
         "holdout": holdout,
         "explanations": explanations,
+        **_evidence(run),
+        "gates": [asdict(gate) for gate in check_gates(run, config)],
         "timing": {
             "stages": {name: round(seconds, 2) for name, seconds in stage_seconds.items()},
             "training_images_per_second": round(training.films_per_second, 1),
@@ -47,6 +53,12 @@ def write_metrics(
     }
     write_json(run.metrics, metrics)
     return metrics
+
+
+def _evidence(run: RunFolder) -> dict[str, Any]:
+    """What the run says against itself; what was switched off has no file and no name here."""
+    files = (run.hygiene, run.reliability, run.outliers, run.robustness, run.shortcuts)
+    return {path.stem: read_json(path) for path in files if path.exists()}
 
 
 def data_record(run: RunFolder, config: RunConfig) -> dict[str, Any]:

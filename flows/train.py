@@ -12,6 +12,13 @@ from flows.settings import Settings
 from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
 from tasks.dataset_state import look_at_source, remember_trained
 from tasks.evaluate import evaluate_holdout, explain_holdout
+from tasks.evidence import (
+    enforce_gates,
+    examine_films,
+    measure_inputs,
+    measure_probabilities,
+    probe_shortcuts,
+)
 from tasks.ingest import ingest
 from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, index_films, split_films
@@ -36,7 +43,7 @@ def train(
     resume: bool = False,
     model: str = "",
 ) -> str:
-    """Ingest, index, split, cache, train, evaluate, explain, report, publish, compete.
+    """Ingest, index, examine, split, cache, train, evaluate, probe, explain, report, publish.
 
     With ``resume`` the training goes on from the newest checkpoint of ``run_id``; what comes
     before it is done again, quickly, from what is kept on disk. So it does by itself when the
@@ -61,6 +68,7 @@ def train(
         with started_run(root, config, keep=kept) as run:
             _work_through(run, config, run_id, settings, clock, resume=resume or restarted)
     with clock("promote"):
+        enforce_gates(root, config)
         consider_promotion(settings.store, root, model, run_id)
     timing = {"began": clock.began, "ended": time.time(), "stages": clock.rows()}
     write_json(RunFolder(root).timing, timing)
@@ -86,6 +94,8 @@ def _work_through(
         films = ingest(config, settings.data_dir, settings.store)
     with clock("index"):
         index_films(run.root, config, films.root)
+    with clock("hygiene"):
+        examine_films(run.root, config, films.root)
     with clock("split"):
         split_films(run.root, config)
     with clock("cache"):
@@ -97,6 +107,12 @@ def _work_through(
             )
         with clock("evaluate"):
             holdout = evaluate_holdout(run.root, config, cache)
+        with clock("reliability"):
+            measure_probabilities(run.root, config)
+            measure_inputs(run.root, config, cache)
+        if config.shortcuts.audit:
+            with clock("shortcuts"):
+                probe_shortcuts(run.root, config, cache, films.root)
         with clock("explain"):
             explanations = explain_holdout(run.root, config, cache, films.root)
     with clock("report"):

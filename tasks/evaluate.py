@@ -46,8 +46,9 @@ def explain_holdout(
     cache = FilmCache.open(cache_folder)
     with tell_films("explaining", "films explained") as tell, working():
         figures = explain(RunFolder(run_root), config, cache, root, tell)
-    for name, estimate in figures.items():
-        get_run_logger().info("%s: %s", name, format_estimate(estimate))
+    logger = get_run_logger()
+    for name, verdict in figures.get("methods", {}).items():
+        logger.info("%s: %s", name, verdict["verdict"])
     return figures
 
 

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.config import RunConfig
 from cxr_model.metrics import format_estimate
+from cxr_model.reports.documents import write_documents
 from cxr_model.reports.report import build_report
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import TrainSummary
@@ -42,7 +43,7 @@ def write_report(
     explanations: dict[str, Any],
     stage_seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """Write ``metrics.json`` and ``report.html``; returns the headline of the run."""
+    """Write ``metrics.json``, the report and its documents; returns the headline of the run."""
     run = RunFolder(run_root)
     with working():
         metrics = write_metrics(
@@ -57,6 +58,7 @@ def write_report(
             stage_seconds=stage_seconds,
         )
         build_report(run)
+        write_documents(run)
     return headline(metrics)
 
 

@@ -108,8 +108,8 @@ def test_only_gates_that_the_settings_name_end_a_run(run: RunFolder) -> None:
 def test_the_message_names_gate_finding_and_remedy_in_one_line() -> None:
     gates = [Gate(name, False, "bad") for name in NAMES]
     message = (
-        "not for the registry, the gate is red: shortcut (bad); look at the report's shortcut section "
-        "and mend the data, or take shortcut out of gates.fail_on"
+        "not for the registry, the gate is red: shortcut (bad); look at the report's shortcut "
+        "section and mend the data, or take shortcut out of gates.fail_on"
     )
     with pytest.raises(GateError, match=f"^{re.escape(message)}$"):
         require_gates(gates[1:2])

@@ -1,0 +1,73 @@
+"""Prefect tasks in which a run gathers evidence against itself; the work is `cxr_model`'s."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from cxr_model.cache import FilmCache
+from cxr_model.config import RunConfig
+from cxr_model.gates import check_gates, require_gates
+from cxr_model.hygiene.audit import audit_films
+from cxr_model.metrics import format_estimate
+from cxr_model.reliability.measure import measure_reliability
+from cxr_model.reliability.outliers import measure_outliers
+from cxr_model.reliability.robustness import measure_robustness
+from cxr_model.run_folder import RunFolder
+from cxr_model.shortcuts.audit import audit_shortcuts
+from tasks.stage_clock import working
+
+
+@task(cache_policy=NO_CACHE)
+def examine_films(run_root: Path, config: RunConfig, root: Path) -> dict[str, Any]:
+    """Copies, damage and strangers among the indexed films, and what each class looks like."""
+    with working():
+        found = audit_films(RunFolder(run_root), config, root)
+    get_run_logger().info(
+        "%d exact and %d near duplicates, %d of them across classes",
+        found["exact_duplicates"]["by_bytes"] + found["exact_duplicates"]["by_pixels"],
+        found["near_duplicates"]["films"],
+        len(found["label_conflicts"]),
+    )
+    return found
+
+
+@task(cache_policy=NO_CACHE)
+def measure_probabilities(run_root: Path, config: RunConfig) -> None:
+    """Calibration, operating points and abstention: chosen on validation, told of the holdout."""
+    with working():
+        found = measure_reliability(RunFolder(run_root), config)
+    calibration = found["calibration"]
+    get_run_logger().info(
+        "temperature %.2f; calibration error %s, before %s",
+        calibration["temperature"],
+        format_estimate(calibration["after"]["ece"]),
+        format_estimate(calibration["before"]["ece"]),
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def measure_inputs(run_root: Path, config: RunConfig, cache_folder: Path) -> None:
+    """What the network makes of damaged films and of what is no radiograph at all."""
+    run, cache = RunFolder(run_root), FilmCache.open(cache_folder)
+    with working():
+        if config.reliability.outliers:
+            measure_outliers(run, config, cache)
+        if config.reliability.robustness:
+            measure_robustness(run, config, cache)
+
+
+@task(cache_policy=NO_CACHE)
+def probe_shortcuts(run_root: Path, config: RunConfig, cache_folder: Path, root: Path) -> None:
+    """How well the classes are told apart without the lungs."""
+    with working():
+        found = audit_shortcuts(RunFolder(run_root), config, FilmCache.open(cache_folder), root)
+    tell = get_run_logger().warning if found["alarm"] else get_run_logger().info
+    tell("shortcuts: %s", found["verdict"])
+
+
+@task(cache_policy=NO_CACHE)
+def enforce_gates(run_root: Path, config: RunConfig) -> None:
+    """Raises ``GateError`` where a gate is red that ``gates.fail_on`` names."""
+    require_gates(check_gates(RunFolder(run_root), config))
