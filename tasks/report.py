@@ -57,8 +57,8 @@ def write_report(
             explanations=explanations,
             stage_seconds=stage_seconds,
         )
-        build_report(run)
         write_documents(run)
+        build_report(run)
     return headline(metrics)
 
 
