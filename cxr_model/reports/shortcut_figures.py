@@ -46,8 +46,8 @@ def forest_plot(record: dict[str, Any]) -> Figure:
 def _draw_row(axes: Axes, row: int, title: str, found: Estimate, evidence: str) -> None:
     """Name and figure in one line, the interval below it."""
     color, marker, _ = _KINDS[evidence]
-    halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 0.6}
-    shown = {"va": "bottom", "fontsize": 7.8, "bbox": halo}
+    halo: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 0.6}
+    shown: dict[str, Any] = {"va": "bottom", "fontsize": 7.8, "bbox": halo}
     axes.text(0.005, row - 0.12, title, color=INK, ha="left", **shown)
     axes.text(1.015, row - 0.12, format_estimate(found), color=INK, ha="right", **shown)
     if found["value"] is None:

@@ -12,7 +12,7 @@ from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.shortcuts.alarms import RULES, raise_alarms, told_apart, verdict
-from cxr_model.shortcuts.classical import metadata_probe, thumbnail_probes
+from cxr_model.shortcuts.classical import border_probe, metadata_probe, thumbnail_probe
 from cxr_model.shortcuts.exchange import Exchange
 from cxr_model.shortcuts.network_probes import (
     exchange_probes,
@@ -39,14 +39,11 @@ def audit_shortcuts(
     subject = Subject.load(run, config, cache)
     model = model_probe(subject, read_predictions(run.predictions))
     exchange = measure_exchange(subject)
+    train, holdout = subject.films["train"], subject.films["holdout"]
     probes = [
-        metadata_probe(
-            subject.tables["train"],
-            subject.tables["holdout"],
-            subject.films["train"].targets_N.cpu().numpy(),
-            subject.judge,
-        ),
-        *thumbnail_probes(subject.films["train"], subject.films["holdout"], subject.judge),
+        metadata_probe(subject.tables, train, subject.judge),
+        border_probe(train, holdout, subject.judge),
+        thumbnail_probe(train, holdout, subject.judge),
         *hidden_probes(subject),
         *(retrained_probes(subject, config) if config.shortcuts.retrain else ()),
         standardised_probe(subject, root),

@@ -3,7 +3,7 @@
 Each is fitted on the training split and says, for every holdout film, which class it is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -14,25 +14,26 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from cxr_model.films import FilmSet
 from cxr_model.shortcuts.scores import Array, Judge, Probe, one_hot
 
-THUMBNAIL_PX = 16
+_THUMBNAIL_PX = 16
+_BORDER_PX, _RING_PX = 32, 2
 _MOST_VALUES = 20
 """Rarer modes and formats than the commonest so many count as one."""
 
 
-def metadata_probe(
-    train: pd.DataFrame, holdout: pd.DataFrame, targets_N: Array, judge: Judge
-) -> Probe:
+def metadata_probe(tables: Mapping[str, pd.DataFrame], train: FilmSet, judge: Judge) -> Probe:
     """A random forest on size and file type (Breiman 2001), each class of equal weight.
 
-    The tables are rows of the index. A file's length is left out: it grows with the texture
-    of the picture, lungs included.
+    ``tables`` are rows of the index for ``train`` and ``holdout``. A file's length is left
+    out: it grows with the texture of the picture, lungs included.
     """
-    called_N = _fit(_forest(judge), _metadata(train, train), targets_N, _metadata(holdout, train))
+    known = tables["train"]
+    seen = [_metadata(films, known) for films in (known, tables["holdout"])]
+    forest = _forest(judge, max_features="sqrt")
+    called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
     return Probe(
         name="metadata",
         title="metadata",
@@ -43,45 +44,49 @@ def metadata_probe(
     )
 
 
-def thumbnail_probes(train: FilmSet, holdout: FilmSet, judge: Judge) -> list[Probe]:
-    """Logistic regression on 16x16 thumbnails, and a forest on their outermost ring alone.
-
-    A marker is one grey level of the ring, which trees find among the others.
-    """
-    train_NHW, holdout_NHW = _thumbnails(train.batches()), _thumbnails(holdout.batches())
-    targets_N = train.targets_N.cpu().numpy()
-    ring = np.ones((THUMBNAIL_PX, THUMBNAIL_PX), dtype=bool)
-    ring[1:-1, 1:-1] = False
+def thumbnail_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
+    """Logistic regression on 16x16 thumbnails; each class of equal weight."""
     # Held in check: 256 grey levels would learn a few hundred films by heart.
     regression = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
-    regression = make_pipeline(StandardScaler(), regression)
-    called, in_ring = (
-        _fit(model, train_NHW[:, seen], targets_N, holdout_NHW[:, seen])
-        for model, seen in ((regression, np.ones_like(ring)), (_forest(judge), ring))
+    seen = [_shrink(films, _THUMBNAIL_PX).reshape(len(films), -1) for films in (train, holdout)]
+    model = make_pipeline(StandardScaler(), regression)
+    called_N = _fit(model, seen[0], train.targets_N.cpu().numpy(), seen[1])
+    return Probe(
+        name="thumbnail",
+        title="thumbnail of 16 px",
+        evidence="both",
+        how="logistic regression on the grey levels of 16x16 thumbnails, lungs included, fitted "
+        "on the training split",
+        called_NC=one_hot(called_N, judge.num_classes),
     )
-    return [
-        Probe(
-            name="thumbnail",
-            title="thumbnail of 16 px",
-            evidence="both",
-            how="logistic regression on the grey levels of 16x16 thumbnails, lungs included, "
-            "fitted on the training split",
-            called_NC=one_hot(called, judge.num_classes),
-        ),
-        Probe(
-            name="border",
-            title="border of the thumbnail",
-            evidence="no lung",
-            how="a random forest on the outermost ring of a 16x16 thumbnail (6 % of each side), "
-            "fitted on the training split",
-            called_NC=one_hot(in_ring, judge.num_classes),
-        ),
-    ]
 
 
-def _forest(judge: Judge) -> RandomForestClassifier:
+def border_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
+    """A forest on the outer 6 % of each side, shrunk to a ring of 2 px around 28 unseen ones."""
+    ring = np.ones((_BORDER_PX, _BORDER_PX), dtype=bool)
+    ring[_RING_PX:-_RING_PX, _RING_PX:-_RING_PX] = False
+    seen = [_shrink(films, _BORDER_PX)[:, ring] for films in (train, holdout)]
+    # A marker is a few grey levels of some hundred, and a tree has to come upon them.
+    forest = _forest(judge, max_features=0.3)
+    called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
+    return Probe(
+        name="border",
+        title="border of the film",
+        evidence="no lung",
+        how="a random forest on the outer 6 % of each side, shrunk to 240 grey levels, fitted on "
+        "the training split",
+        called_NC=one_hot(called_N, judge.num_classes),
+    )
+
+
+def _forest(judge: Judge, max_features: float | str) -> RandomForestClassifier:
     return RandomForestClassifier(
-        n_estimators=200, min_samples_leaf=5, class_weight="balanced", random_state=judge.seed
+        n_estimators=100,
+        min_samples_leaf=5,
+        max_features=max_features,
+        class_weight="balanced",
+        random_state=judge.seed,
+        n_jobs=-1,  # threads
     )
 
 
@@ -100,10 +105,11 @@ def _metadata(films: pd.DataFrame, known: pd.DataFrame) -> Array:
     return np.stack(columns, axis=1)
 
 
-def _thumbnails(batches: Iterable[Tensor]) -> Array:
-    """Mean grey of each of 16x16 parts of uint8 films (B, C, H, W): float32 (N, 16, 16)."""
+def _shrink(films: FilmSet, size_px: int) -> Array:
+    """Mean grey of each of ``size_px`` x ``size_px`` parts of the films: float32 (N, s, s)."""
     small = [
-        F.adaptive_avg_pool2d(pixels_BCHW.float().mean(dim=1), THUMBNAIL_PX).cpu()
-        for pixels_BCHW in batches
+        F.adaptive_avg_pool2d(pixels_BCHW.float().mean(dim=1), size_px).cpu()
+        for pixels_BCHW in films.batches()
     ]
-    return torch.cat(small).numpy()
+    shrunk: Array = torch.cat(small).numpy()
+    return shrunk

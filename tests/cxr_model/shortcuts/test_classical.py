@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cxr_model.films import FilmSet
-from cxr_model.shortcuts.classical import metadata_probe, thumbnail_probes
+from cxr_model.shortcuts.classical import border_probe, metadata_probe, thumbnail_probe
 from cxr_model.shortcuts.scores import Judge
 
 TRUTH = np.arange(60) % 3
@@ -36,13 +36,19 @@ def noise(seed: int) -> Tensor:
 
 def test_metadata_tell_a_class_that_has_a_mode_of_its_own() -> None:
     modes = ["RGB" if label == 2 else "L" for label in TRUTH]
-    probe = metadata_probe(table(modes, 0), table(modes, 1), TRUTH, judge())
+    probe = metadata_probe(
+        {"train": table(modes, 0), "holdout": table(modes, 1)}, film_set(noise(0)), judge()
+    )
     assert probe.evidence == "no lung"
     assert judge().one_against_rest(probe.called_NC, 2)[0] == 1.0
 
 
 def test_metadata_of_no_class_tell_nothing_and_unknown_modes_are_taken() -> None:
-    probe = metadata_probe(table(["L"] * 60, 0), table(["CMYK"] * 60, 1), TRUTH, judge())
+    probe = metadata_probe(
+        {"train": table(["L"] * 60, 0), "holdout": table(["CMYK"] * 60, 1)},
+        film_set(noise(0)),
+        judge(),
+    )
     assert judge().balanced_accuracy(probe.called_NC)[0] < 0.55
 
 
@@ -50,7 +56,9 @@ def test_a_bright_corner_is_seen_by_the_border_probe_and_by_the_thumbnail() -> N
     films = [noise(0), noise(1)]
     for pixels_NCHW in films:
         pixels_NCHW[TRUTH == 2, :, :3, -3:] = 255
-    thumbnail, border = thumbnail_probes(film_set(films[0]), film_set(films[1]), judge())
+    train, holdout = map(film_set, films)
+    thumbnail = thumbnail_probe(train, holdout, judge())
+    border = border_probe(train, holdout, judge())
     assert (thumbnail.evidence, border.evidence) == ("both", "no lung")
     assert judge().one_against_rest(border.called_NC, 2)[0] > 0.9
 
@@ -60,6 +68,8 @@ def test_the_border_probe_is_blind_to_the_middle() -> None:
     for pixels_NCHW in films:
         for label in range(3):
             pixels_NCHW[label == TRUTH, :, 16:48, 16:48] //= 3 - label
-    thumbnail, border = thumbnail_probes(film_set(films[0]), film_set(films[1]), judge())
+    train, holdout = map(film_set, films)
+    thumbnail = thumbnail_probe(train, holdout, judge())
+    border = border_probe(train, holdout, judge())
     assert judge().balanced_accuracy(thumbnail.called_NC)[0] > 0.75
     assert judge().balanced_accuracy(border.called_NC)[0] < 0.55

@@ -12,15 +12,15 @@ from cxr_model.reports.shortcut_figures import shortcut_figures
 from cxr_model.run_folder import RunFolder
 
 
-def audit(folder: Path, seed: int, marker_class: str = "") -> dict[str, Any]:
-    config = phantom_settings(60, seed, marker_class, size_px=64, epochs=4)
+def audit(folder: Path, seed: int, num_films: int, marker_class: str = "") -> dict[str, Any]:
+    config = phantom_settings(num_films, seed, marker_class, size_px=64, epochs=4)
     return audit_phantoms(config, folder)
 
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], RunFolder]:
     folder = tmp_path_factory.mktemp("marked")
-    return audit(folder, 0, "covid"), RunFolder(folder / "run")
+    return audit(folder, 0, 90, "covid"), RunFolder(folder / "run")
 
 
 def test_planted_marker_raises_the_alarm(marked: tuple[dict[str, Any], RunFolder]) -> None:
@@ -69,5 +69,5 @@ def test_retraining_adds_three_probes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_clean_films_of_ten_seeds_raise_no_alarm(tmp_path: Path) -> None:
-    alarms = {seed: audit(tmp_path / str(seed), seed)["alarms"] for seed in range(10)}
+    alarms = {seed: audit(tmp_path / str(seed), seed, 60)["alarms"] for seed in range(10)}
     assert alarms == {seed: [] for seed in range(10)}
