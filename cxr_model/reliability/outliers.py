@@ -46,7 +46,7 @@ MOST_FILMS = 1000
 """Drawn of each split; more change neither the fit nor an interval much."""
 NUM_STRANGERS = 100
 """Of each kind."""
-_BATCH_SIZE = 64
+_BATCH_SIZE = 16  # a CPU's caches hold its maps: a quarter faster than 64
 _BINS = 40
 
 
