@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cxr_model.errors import DataError
+from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.explanations.figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
 from cxr_model.reports import figures
 from cxr_model.reports.architecture_figure import architecture_figure
@@ -20,12 +21,6 @@ from cxr_model.reports.page import data_uri, flatten, format_duration, template_
 from cxr_model.run_folder import RunFolder, atomic_path
 from cxr_model.splits import SPLITS, read_splits
 from cxr_model.stages import read_predictions
-
-METHOD_TITLES = {
-    "occlusion": "Occlusion",
-    "integrated-gradients": "Integrated Gradients",
-    "grad-cam": "Grad-CAM",
-}
 
 # These keep the page below 5 MB however many classes and files there are.
 GALLERY_FILMS = 12  # of the sample, and again of the mistakes
