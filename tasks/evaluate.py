@@ -47,8 +47,8 @@ def explain_holdout(
     with tell_films("explaining", "films explained") as tell, working():
         figures = explain(RunFolder(run_root), config, cache, root, tell)
     logger = get_run_logger()
-    for name, verdict in figures.get("methods", {}).items():
-        logger.info("%s: %s", name, verdict["verdict"])
+    for method in figures.get("methods", {}).values():
+        logger.info("%s", method["verdict"])
     return figures
 
 

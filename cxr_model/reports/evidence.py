@@ -4,14 +4,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.run_folder import RunFolder, read_json
 
-METHOD_TITLES = {
-    "occlusion": "Occlusion",
-    "integrated-gradients": "Integrated Gradients",
-    "grad-cam": "Grad-CAM",
-    "gradient-shap": "GradientShap",
-}
 RULE_TITLES = {
     "youden": "maximum Youden",
     "sensitivity-0.95": "sensitivity 0.95",

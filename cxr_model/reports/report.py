@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cxr_model.errors import DataError
+from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.reliability.calibration import temper
 from cxr_model.reports import figures
 from cxr_model.reports.architecture_figure import architecture_figure
 from cxr_model.reports.evidence import (
-    METHOD_TITLES,
     Evidence,
     hygiene_rows,
     read_evidence,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import ImageEnhance
 
 from cxr_model.cache import open_film
 from cxr_model.data_config import DataConfig, LabelConfig, PhantomConfig
