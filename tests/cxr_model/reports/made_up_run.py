@@ -192,9 +192,10 @@ def write_evidence(run: RunFolder, classes: list[str], *, is_good: bool = True) 
         run.outliers,
         {"method": "distance of features", "threshold": 3.2, "rule": "95 % of validation kept",
          "holdout_flagged": share(0.06), "auroc": {"noise": share(0.94)},
-         "flagged": {"noise": share(0.9)}},
+         "flagged": {"noise": share(0.9)},
+         "scores": {"edges": [1.0, 2.0, 4.0], "holdout": [3, 1], "noise": [0, 4]}},
     )  # fmt: skip
-    condition = {"name": "gamma", "level": 0.7, "unit": "exponent"}
+    condition = {"name": "gamma", "level": 0.7, "unit": "exponent", "clean_level": 1.0}
     both = {"accuracy": share(0.8), "balanced_accuracy": share(0.75)}
     write_json(run.robustness, {"clean": both, "conditions": [condition | both]})
     write_json(run.explanations, explanation_record(passed=is_good))
