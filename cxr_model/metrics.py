@@ -56,7 +56,9 @@ def evaluate_predictions(
         partial(weighted_figures, truth_N, scores_NC), groups, draws=draws, seed=seed
     )
     confusion_CC = points["confusion_matrix"].astype(int)
-    intervals = {name: np.apply_along_axis(percentile_interval, -1, drawn[name]) for name in points}
+    intervals = {
+        name: np.apply_along_axis(_percentile_interval, -1, drawn[name]) for name in points
+    }
     estimates = _estimates(points, intervals, _films_entering(confusion_CC))
     return {
         "n": len(labels),
@@ -108,7 +110,7 @@ def draw_figures(
 
 def estimate_from_draws(value: float, drawn_B: Array, n: int) -> Estimate:
     """A figure with the percentile interval of its bootstrap draws; undefined draws left out."""
-    ci_low, ci_high = percentile_interval(drawn_B)
+    ci_low, ci_high = _percentile_interval(drawn_B)
     return make_estimate(value, ci_low, ci_high, n)
 
 
@@ -235,7 +237,7 @@ def _estimates(
     }
 
 
-def percentile_interval(drawn_B: Array) -> Array:
+def _percentile_interval(drawn_B: Array) -> Array:
     """The middle 95 % of the draws in which the figure is defined, (2,)."""
     defined = drawn_B[~np.isnan(drawn_B)]
     return np.percentile(defined, (2.5, 97.5)) if len(defined) else np.full(2, np.nan)

@@ -19,7 +19,6 @@ from cxr_model.metrics import (
     estimate_from_draws,
     format_estimate,
     make_estimate,
-    percentile_interval,
     proportion_interval,
 )
 from cxr_model.reliability.recalibration import intercept_and_slope
@@ -33,7 +32,7 @@ always better and the lower end is the answer; where the network is worse than a
 upper one."""
 TOLERATED_ECE = 0.05
 """Calibration passes unless the holdout shows an error above this."""
-_PERFECT_DRAWS = 500
+_OUTCOME_DRAWS = 500
 
 
 def temper(probabilities_NC: Array, temperature: float) -> Array:
@@ -95,9 +94,9 @@ def measure_calibration(
 
     A calibration error of few films is too large: each bin's share strays from its
     expectation by chance, and a mean of absolute values keeps that. ``ece_if_calibrated``
-    says what a network that means what it says shows on as many films (Bröcker & Smith 2007).
-    The errors' intervals are the reflected ones, which take that bias out, widened to include
-    the value. All others are percentile intervals; all are from a bootstrap over groups.
+    says what a network that means what it says shows on as many films: the ``mean``, and what
+    97.5 % of them stay below (``high``). The interval of an error begins at 0 where it lies
+    below that. All other intervals are percentile ones; all are from a bootstrap over groups.
 
     ``passed`` unless the interval of the calibrated error lies wholly above `TOLERATED_ECE`:
     few films can show little.
@@ -121,17 +120,19 @@ def measure_calibration(
 
 def calibration_error(
     confidence_N: Array, hit_N: Array, weights_NB: Array, inner_edges: Array
-) -> Array:
-    """Expected calibration error under every column of weights, (B,).
+) -> tuple[Array, Array]:
+    """Expected calibration error under every column of weights, (B,), and how far it strays.
 
     A film is in the bin whose lower edge is at or below its confidence; ``inner_edges``
-    ascend and leave out 0 and 1. The bins do not change from draw to draw.
+    ascend and leave out 0 and 1. The bins do not change from draw to draw. The second array
+    is the error of the draw if all weights one were calibrated: what chance alone makes.
     """
     bin_N = np.searchsorted(inner_edges, confidence_N, side="right")
     gap_NK = np.zeros((len(bin_N), len(inner_edges) + 1))
     gap_NK[np.arange(len(bin_N)), bin_N] = hit_N - confidence_N
-    error_B: Array = np.abs(gap_NK.T @ weights_NB).sum(axis=0) / weights_NB.sum(axis=0)
-    return error_B
+    gap_KB = gap_NK.T @ weights_NB / weights_NB.sum(axis=0)
+    stray_KB = gap_KB - gap_NK.mean(axis=0)[:, None]
+    return np.abs(gap_KB).sum(axis=0), np.abs(stray_KB).sum(axis=0)
 
 
 def equal_mass_edges(confidence_N: Array, num_bins: int = NUM_BINS) -> Array:
@@ -161,19 +162,20 @@ def _measure(
     # With the others' sum, not 1 - p, which rounds to 0 for a network that is sure.
     others_NC = np.sort(logarithms_NC, axis=1)[:, :-1]
     log_odds_N = logarithms_NC.max(axis=1) - np.logaddexp.reduce(others_NC, axis=1)
-    edges = equal_mass_edges(confidence_N)
-    edges_C = [equal_mass_edges(score_N) for score_N in scores_NC.T]
+    # What the calibration errors are of: forecast and outcome. The confidence comes first.
+    forecasts = [(confidence_N, hit_N), *zip(scores_NC.T, is_true_NC.T, strict=True)]
+    edges = [equal_mass_edges(forecast_N) for forecast_N, _ in forecasts]
 
     def figures(weights_NB: Array) -> dict[str, Array]:
         brier_B, nll_B = losses_NM.T @ weights_NB / weights_NB.sum(axis=0)
         intercept_B, slope_B = intercept_and_slope(log_odds_N, hit_N, weights_NB)
-        classwise = [
-            calibration_error(scores_NC[:, c], is_true_NC[:, c], weights_NB, edges_C[c])
-            for c in range(len(classes))
+        errors = [
+            calibration_error(*forecast, weights_NB, own)
+            for forecast, own in zip(forecasts, edges, strict=True)
         ]
         return {
-            "ece": calibration_error(confidence_N, hit_N, weights_NB, edges),
-            "classwise_ece": np.stack(classwise),
+            "error": np.stack([error_B for error_B, _ in errors]),
+            "stray": np.stack([stray_B for _, stray_B in errors]),
             "brier": brier_B,
             "nll": nll_B,
             "slope": slope_B,
@@ -181,48 +183,58 @@ def _measure(
         }
 
     points, drawn = draw_figures(figures, groups_N, draws=draws, seed=seed)
+    by_chance = [
+        _error_by_chance(forecast_N, own, stray_B, seed)
+        for (forecast_N, _), own, stray_B in zip(forecasts, edges, drawn["stray"], strict=True)
+    ]
     num = len(truth_N)
+    own_error, *classwise = (
+        _error_estimate(float(value), drawn_B, chance["high"], num)
+        for value, drawn_B, chance in zip(points["error"], drawn["error"], by_chance, strict=True)
+    )
     return {
-        "ece": _error_estimate(float(points["ece"]), drawn["ece"], num),
-        "ece_if_calibrated": _error_if_calibrated(confidence_N, edges, seed),
-        "classwise_ece": {
-            label: _error_estimate(
-                float(points["classwise_ece"][c]), drawn["classwise_ece"][c], num
-            )
-            for c, label in enumerate(classes)
-        },
+        "ece": own_error,
+        "ece_if_calibrated": by_chance[0],
+        "classwise_ece": dict(zip(classes, classwise, strict=True)),
         **{
             name: estimate_from_draws(float(points[name]), drawn[name], num)
             for name in ("brier", "nll", "slope", "intercept")
         },
-        "bins": _bins(confidence_N, hit_N, edges),
+        "bins": _bins(confidence_N, hit_N, edges[0]),
     }
 
 
-def _error_estimate(value: float, drawn_B: Array, n: int) -> Estimate:
-    """The reflected ("basic") interval (Davison & Hinkley 1997, 5.2), not below 0.
+def _error_estimate(value: float, drawn_B: Array, by_chance: float, n: int) -> Estimate:
+    """Calibration error with an interval that holds the true one about 19 times in 20.
 
-    A draw's error is as much above the value as the value is above the truth: both are of
-    few films. Reflected about the value, the draws lose that bias twice over.
+    The percentile interval never does for a calibrated network, and misses low errors: a
+    draw's error lies above the value as the value lies above the truth. Hence from below the
+    draws are reflected about the value (Davison & Hinkley 1997, 5.2), down to 0 where chance
+    alone goes as far; from above their spread is laid on the value.
     """
-    low, high = percentile_interval(drawn_B)
-    ci_low = min(value, max(0.0, 2 * value - high))
-    return make_estimate(value, ci_low, max(value, 2 * value - low), n)
+    middle, high = np.percentile(drawn_B, (50, 97.5))
+    ci_low = 0.0 if value <= by_chance else min(value, max(0.0, 2 * value - high))
+    return make_estimate(value, ci_low, value + high - middle, n)
 
 
-def _error_if_calibrated(confidence_N: Array, edges: Array, seed: int) -> dict[str, float]:
-    """Mean and 95th percentile of the error where every confidence is a true probability.
+def _error_by_chance(
+    forecast_N: Array, edges: Array, stray_B: Array, seed: int
+) -> dict[str, float]:
+    """Calibration error where every forecast is a true probability: mean and 97.5th percentile.
 
-    Films count as independent; where a patient has several, chance strays a little further.
+    Outcomes drawn from the forecasts (Bröcker & Smith 2007), film by film. Films of a group
+    stray together, which the bootstrap's ``stray_B`` knows; but it strays too little where
+    all outcomes of a bin are the same. The larger of the two percentiles counts.
     """
     generator = np.random.default_rng(seed)
-    num = len(confidence_N)
-    bin_N = np.searchsorted(edges, confidence_N, side="right")
+    num = len(forecast_N)
+    bin_N = np.searchsorted(edges, forecast_N, side="right")
     errors = [
-        np.abs(np.bincount(bin_N, (generator.random(num) < confidence_N) - confidence_N)).sum()
-        for _ in range(_PERFECT_DRAWS)
+        np.abs(np.bincount(bin_N, (generator.random(num) < forecast_N) - forecast_N)).sum() / num
+        for _ in range(_OUTCOME_DRAWS)
     ]
-    return {"mean": float(np.mean(errors)) / num, "p95": float(np.percentile(errors, 95)) / num}
+    high = max(np.percentile(errors, 97.5), np.percentile(stray_B, 97.5))
+    return {"mean": float(np.mean(errors)), "high": float(high)}
 
 
 def _bins(confidence_N: Array, hit_N: Array, edges: Array) -> list[dict[str, Any]]:

@@ -33,7 +33,9 @@ def intercept_and_slope(log_odds_N: Array, hit_N: Array, weights_NB: Array) -> t
     design_NP = np.stack([ones_N, (log_odds_N - centre) / scale], axis=1)
     slope_B = _fit_draws(design_NP, np.zeros_like(ones_N), hit_N, weights_NB)[1] / scale
     intercept_B = _fit_draws(ones_N[:, None], log_odds_N, hit_N, weights_NB)[0]
-    return intercept_B, slope_B
+    hits_B = hit_N @ weights_NB
+    is_mixed_B = (hits_B > 0) & (hits_B < weights_NB.sum(axis=0))
+    return np.where(is_mixed_B, intercept_B, np.nan), np.where(is_mixed_B, slope_B, np.nan)
 
 
 def _fit_draws(design_NP: Array, offset_N: Array, hit_N: Array, weights_NB: Array) -> Array:
