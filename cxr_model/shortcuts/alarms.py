@@ -64,11 +64,9 @@ def raise_alarms(told: list[dict[str, Any]], excess: Estimate, titles: dict[str,
             gain = max(model["value"] - 0.5, 0.0)
             if found["value"] - 0.5 < LEAST_OF_MODEL * gain:
                 continue
-        who = "the network with" if row["by_network"] else "without lungs,"
         sentence = (
-            f"{row['class']} is told from the rest {'by ' if row['by_network'] else ''}{who} "
-            f"{titles[row['probe']]}: {format_estimate(found)}, the model has "
-            f"{format_estimate(model)}"
+            f"{row['class']} is told from the rest by {titles[row['probe']]}, no lung in sight: "
+            f"{format_estimate(found)}, the model has {format_estimate(model)}"
         )
         worst[row["probe"]] = max(worst.get(row["probe"], (0.0, "")), (found["value"], sentence))
     alarms = [sentence for _, sentence in sorted(worst.values(), reverse=True)]

@@ -32,10 +32,7 @@ def metadata_probe(
     The tables are rows of the index. A file's length is left out: it grows with the texture
     of the picture, lungs included.
     """
-    forest = RandomForestClassifier(
-        n_estimators=200, min_samples_leaf=5, class_weight="balanced", random_state=judge.seed
-    )
-    called_N = _fit(forest, _metadata(train, train), targets_N, _metadata(holdout, train))
+    called_N = _fit(_forest(judge), _metadata(train, train), targets_N, _metadata(holdout, train))
     return Probe(
         name="metadata",
         title="metadata",
@@ -47,39 +44,45 @@ def metadata_probe(
 
 
 def thumbnail_probes(train: FilmSet, holdout: FilmSet, judge: Judge) -> list[Probe]:
-    """Logistic regression on 16x16 thumbnails, and on their outermost ring alone."""
+    """Logistic regression on 16x16 thumbnails, and a forest on their outermost ring alone.
+
+    A marker is one grey level of the ring, which trees find among the others.
+    """
     train_NHW, holdout_NHW = _thumbnails(train.batches()), _thumbnails(holdout.batches())
     targets_N = train.targets_N.cpu().numpy()
     ring = np.ones((THUMBNAIL_PX, THUMBNAIL_PX), dtype=bool)
     ring[1:-1, 1:-1] = False
-    called = [
-        _fit(_logistic(), train_NHW[:, seen], targets_N, holdout_NHW[:, seen])
-        for seen in (np.ones_like(ring), ring)
-    ]
-    on = "logistic regression on the grey levels of"
+    # Held in check: 256 grey levels would learn a few hundred films by heart.
+    regression = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
+    regression = make_pipeline(StandardScaler(), regression)
+    called, in_ring = (
+        _fit(model, train_NHW[:, seen], targets_N, holdout_NHW[:, seen])
+        for model, seen in ((regression, np.ones_like(ring)), (_forest(judge), ring))
+    )
     return [
         Probe(
             name="thumbnail",
             title="thumbnail of 16 px",
             evidence="both",
-            how=f"{on} 16x16 thumbnails, lungs included, fitted on the training split",
-            called_NC=one_hot(called[0], judge.num_classes),
+            how="logistic regression on the grey levels of 16x16 thumbnails, lungs included, "
+            "fitted on the training split",
+            called_NC=one_hot(called, judge.num_classes),
         ),
         Probe(
             name="border",
             title="border of the thumbnail",
             evidence="no lung",
-            how=f"{on} the outermost ring of a 16x16 thumbnail (6 % of each side), fitted on "
-            "the training split",
-            called_NC=one_hot(called[1], judge.num_classes),
+            how="a random forest on the outermost ring of a 16x16 thumbnail (6 % of each side), "
+            "fitted on the training split",
+            called_NC=one_hot(in_ring, judge.num_classes),
         ),
     ]
 
 
-def _logistic() -> ClassifierMixin:
-    # Held in check: 256 grey levels would learn a few hundred films by heart.
-    regression = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
-    return make_pipeline(StandardScaler(), regression)
+def _forest(judge: Judge) -> RandomForestClassifier:
+    return RandomForestClassifier(
+        n_estimators=200, min_samples_leaf=5, class_weight="balanced", random_state=judge.seed
+    )
 
 
 def _fit(model: ClassifierMixin, train_NF: Array, targets_N: Array, judged_NF: Array) -> Array:

@@ -1,0 +1,65 @@
+"""Classifiers without lungs find what is planted and say which evidence they had."""
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cxr_model.films import FilmSet
+from cxr_model.shortcuts.classical import metadata_probe, thumbnail_probes
+from cxr_model.shortcuts.scores import Judge
+
+TRUTH = np.arange(60) % 3
+
+
+def judge() -> Judge:
+    return Judge(truth_N=TRUTH, groups_N=np.arange(60), num_classes=3, draws=100, seed=0)
+
+
+def table(modes: list[str], seed: int) -> pd.DataFrame:
+    sizes = np.random.default_rng(seed).integers(900, 1100, (2, 60))
+    return pd.DataFrame(
+        {"width": sizes[0], "height": sizes[1], "mode": modes, "format": "JPEG", "mask": "x"}
+    )
+
+
+def film_set(pixels_NCHW: Tensor) -> FilmSet:
+    return FilmSet(
+        pixels_NCHW=pixels_NCHW, rows_N=torch.arange(60), targets_N=torch.from_numpy(TRUTH)
+    )
+
+
+def noise(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 200, (60, 1, 64, 64), generator=generator, dtype=torch.uint8)
+
+
+def test_metadata_tell_a_class_that_has_a_mode_of_its_own() -> None:
+    modes = ["RGB" if label == 2 else "L" for label in TRUTH]
+    probe = metadata_probe(table(modes, 0), table(modes, 1), TRUTH, judge())
+    assert probe.evidence == "no lung"
+    assert judge().one_against_rest(probe.called_NC, 2)[0] == 1.0
+
+
+def test_metadata_of_no_class_tell_nothing_and_unknown_modes_are_taken() -> None:
+    probe = metadata_probe(table(["L"] * 60, 0), table(["CMYK"] * 60, 1), TRUTH, judge())
+    assert judge().balanced_accuracy(probe.called_NC)[0] < 0.55
+
+
+def test_a_bright_corner_is_seen_by_the_border_probe_and_by_the_thumbnail() -> None:
+    films = [noise(0), noise(1)]
+    for pixels_NCHW in films:
+        pixels_NCHW[TRUTH == 2, :, :3, -3:] = 255
+    thumbnail, border = thumbnail_probes(film_set(films[0]), film_set(films[1]), judge())
+    assert (thumbnail.evidence, border.evidence) == ("both", "no lung")
+    assert judge().one_against_rest(border.called_NC, 2)[0] > 0.9
+
+
+def test_the_border_probe_is_blind_to_the_middle() -> None:
+    films = [noise(0), noise(1)]
+    for pixels_NCHW in films:
+        for label in range(3):
+            pixels_NCHW[label == TRUTH, :, 16:48, 16:48] //= 3 - label
+    thumbnail, border = thumbnail_probes(film_set(films[0]), film_set(films[1]), judge())
+    assert judge().balanced_accuracy(thumbnail.called_NC)[0] > 0.75
+    assert judge().balanced_accuracy(border.called_NC)[0] < 0.55

@@ -1,0 +1,73 @@
+"""The audit finds a planted marker and leaves clean films alone."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.shortcut_alarms import audit_phantoms, phantom_settings
+from cxr_model.reports.shortcut_figures import shortcut_figures
+from cxr_model.run_folder import RunFolder
+
+
+def audit(folder: Path, seed: int, marker_class: str = "") -> dict[str, Any]:
+    config = phantom_settings(60, seed, marker_class, size_px=64, epochs=4)
+    return audit_phantoms(config, folder)
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], RunFolder]:
+    folder = tmp_path_factory.mktemp("marked")
+    return audit(folder, 0, "covid"), RunFolder(folder / "run")
+
+
+def test_planted_marker_raises_the_alarm(marked: tuple[dict[str, Any], RunFolder]) -> None:
+    record, _ = marked
+    assert record["alarm"]
+    assert any(
+        alarm.startswith("covid is told from the rest by border") for alarm in record["alarms"]
+    )
+    assert record["verdict"].startswith("Shortcut alarm: covid is told from the rest")
+
+
+def test_record_is_what_stands_on_disk_and_each_probe_says_what_it_saw(
+    marked: tuple[dict[str, Any], RunFolder],
+) -> None:
+    record, run = marked
+    assert json.loads(run.shortcuts.read_text()) == record
+    assert record["chance"] == pytest.approx(1 / 3)
+    evidence = {probe["name"]: probe["evidence"] for probe in record["probes"]}
+    assert evidence == {
+        "metadata": "no lung",
+        "thumbnail": "both",
+        "border": "no lung",
+        "network-centre-50": "both",
+        "network-centre-70": "both",
+        "network-no-lungs": "no lung",
+        "network-border": "no lung",
+        "network-lungs": "lung",
+        "network-standardised": "both",
+        "corners-other-class": "both",
+        "corners-own-class": "both",
+    }
+    assert all(probe["title"] and probe["how"] for probe in record["probes"])
+    strongest = next(each for each in record["probes"] if each["name"] == record["strongest"])
+    assert record["headline"]["value"] == pytest.approx(
+        record["model"]["value"] - strongest["balanced_accuracy"]["value"]
+    )
+    assert set(shortcut_figures(record)) == {"shortcuts"}
+
+
+def test_retraining_adds_three_probes(tmp_path: Path) -> None:
+    config = phantom_settings(30, 0, "", size_px=64, epochs=1)
+    config = replace(config, shortcuts=replace(config.shortcuts, retrain=True))
+    names = {probe["name"] for probe in audit_phantoms(config, tmp_path)["probes"]}
+    assert {"retrained-no-lungs", "retrained-border", "retrained-lungs"} < names
+
+
+@pytest.mark.slow
+def test_clean_films_of_ten_seeds_raise_no_alarm(tmp_path: Path) -> None:
+    alarms = {seed: audit(tmp_path / str(seed), seed)["alarms"] for seed in range(10)}
+    assert alarms == {seed: [] for seed in range(10)}
