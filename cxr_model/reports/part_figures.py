@@ -1,17 +1,19 @@
 """The drawings of each part of the evidence, by the section that shows them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from cxr_model.reports.evidence import Evidence
 from cxr_model.reports.robustness_figures import outlier_figures, robustness_figures
+from cxr_model.reports.shortcut_figures import shortcut_figures
 
-Draw = Callable[[Mapping[str, Any]], dict[str, Figure]]
+Draw = Callable[[dict[str, Any]], dict[str, Figure]]
 
 # Part of the evidence, the function that draws it, the section its drawings stand in.
 PARTS: tuple[tuple[str, Draw, str], ...] = (
+    ("shortcuts", shortcut_figures, "shortcuts"),
     ("outliers", outlier_figures, "outliers"),
     ("robustness", robustness_figures, "robustness"),
 )
@@ -19,6 +21,7 @@ ELSEWHERE = {"risk-coverage": "abstention"}
 """Drawings that stand in another section than the rest of their part."""
 CAPTIONS = {
     "outliers": "Outlier scores of the films and of strangers.",
+    "shortcuts": "Balanced accuracy of the model and of each probe, with 95 % intervals.",
     "robustness": "Balanced accuracy by strength of each damage; the band is the 95 % interval, "
     "the hollow point the undamaged films.",
 }

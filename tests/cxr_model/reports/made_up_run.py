@@ -221,6 +221,7 @@ def hygiene_record(classes: list[str]) -> dict[str, Any]:
         "patients": {"count": 7, "in_several_classes": 1, "films_without": 3, "films_sharing": 4},
         "groups": {"count": 140, "largest": 4},
         "fingerprint": dict.fromkeys(classes, class_print),
+        "counts": {"unreadable": 1, "blank": 1, "not a radiograph": 1234},
         "told_apart_by": [{"property": "mode", "balanced_accuracy": 0.71}],
     }  # fmt: skip
 
