@@ -115,7 +115,7 @@ def confusion_figure(confusion_CC: Sequence[Sequence[int]], classes: Sequence[st
         axes.text(
             column, row + 0.2, percent, ha="center", va="center", color=color, size=0.7 * size
         )
-    names = [_short(label) for label in classes]
+    names = [short(label) for label in classes]
     slanted = max(map(len, names)) * len(names) > 36
     axes.set_xticks(range(len(names)), names)
     if slanted:
@@ -180,7 +180,7 @@ def class_counts_figure(counts: Mapping[str, Mapping[str, int]]) -> Figure:
         on_bar = INK if split != "train" else "white"
         axes.bar_label(bars, texts, label_type="center", color=on_bar, size=8)
         left += numbers
-    axes.set_yticks(range(len(counts)), [_short(label) for label in counts])
+    axes.set_yticks(range(len(counts)), [short(label) for label in counts])
     axes.invert_yaxis()
     axes.set_xlabel("films")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -227,11 +227,11 @@ def _legend_below(
     # Drawn by hand: matplotlib leaves out labels that start with an underscore.
     handles = [Line2D([], [], color=color, linestyle=dash) for _, color, dash in _lines(per_class)]
     texts = [
-        f"{_short(label)}: {name.upper()} {format_estimate(figures[name])}"
+        f"{short(label)}: {name.upper()} {format_estimate(figures[name])}"
         for label, figures in per_class.items()
     ]
     figure.legend(handles, texts, loc="outside lower center", handlelength=3, fontsize=8.5)
 
 
-def _short(label: str) -> str:
+def short(label: str) -> str:
     return label if len(label) <= 18 else f"{label[:17]}…"
