@@ -241,7 +241,7 @@ def shortcut_record(classes: list[str], *, alarm: bool) -> dict[str, Any]:
 
 
 def reliability_record(classes: list[str], *, passed: bool) -> dict[str, Any]:
-    bins = [{"confidence": 0.5, "accuracy": 0.45, "n": 15}]
+    bins = [{"confidence": 0.5, "accuracy": 0.45, "ci_low": 0.3, "ci_high": 0.6, "n": 15}]
     names = ("ece", "brier", "nll", "slope", "intercept")
     measured = {name: share(0.1) for name in names} | {"bins": bins}
     measured["classwise_ece"] = {label: share(0.05) for label in classes}
