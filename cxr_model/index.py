@@ -45,7 +45,7 @@ COLUMNS = (
 _NOTHING = r"(?!)()"  # an expression that never matches
 _TYPES = {"width": "int64", "height": "int64", "jpeg_quality": "int64", "chroma": "float64"}
 # Newer than the first published runs, whose tables are still read.
-_LATER = {"jpeg_quality": 0, "chroma": 0.0, "phash": "", "copies": ""}
+_LATER: dict[str, str | float] = {"jpeg_quality": 0, "chroma": 0.0, "phash": "", "copies": ""}
 _NUM_SHOWN = 3
 # Thumbnails are small enough for JPEG's coarsest scale, which still reads every byte and notices a
 # torn end.
@@ -164,7 +164,7 @@ def _picture_and_chroma(image: Image.Image) -> tuple[Pixels, float]:
 
 def _jpeg_quality(image: Image.Image) -> int:
     """1 to 100 as the IJG's encoder counts, from the luminance table; 0 for other formats."""
-    tables = getattr(image, "quantization", None)
+    tables: dict[int, list[int]] | None = getattr(image, "quantization", None)
     if not tables:
         return 0
     scale = 100 * sum(tables[min(tables)]) / _IJG_SUM
@@ -221,7 +221,8 @@ def read_index(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path}: cannot be read ({error}); index the films anew") from error
     if not set(index.columns) & set(_LATER):
-        index = index.assign(**_LATER)
+        for name, nothing in _LATER.items():
+            index[name] = nothing
     if tuple(index.columns) != COLUMNS:
         raise DataError(
             f"{path}: has columns {', '.join(index.columns)} instead of {', '.join(COLUMNS)}; "

@@ -8,7 +8,7 @@ import typer
 from rich.table import Column, Table
 
 from cxr_model.errors import CxrError
-from flows.commands import bench, compare, jobs, operate, predict, results, serve
+from flows.commands import audit, bench, compare, jobs, operate, predict, results, serve
 from flows.commands.shared import Json, Preset, err, out
 from flows.settings import Settings
 
@@ -30,6 +30,7 @@ app.command(epilog="Example: cxr crossval --data ../films --folds 5 --protocol n
 app.command(epilog="Example: cxr evaluate --run latest --data ../other-films --run-id elsewhere")(
     jobs.evaluate
 )
+app.command(epilog="Example: cxr audit ../films --to audit")(audit.audit)
 app.command(epilog="Example: cxr bench train --data ../films --json")(bench.bench)
 app.command(epilog="Example: cxr runs --json")(results.runs)
 app.command(epilog="Example: cxr report latest --to reports")(results.report)

@@ -25,6 +25,16 @@ from cxr_model.splits import group_films
 MOST_LISTED = 200
 """Entries of a list in the JSON; all of them are in ``data/hygiene.csv``."""
 FINDING_COLUMNS = ("path", "finding", "detail")
+FINDINGS = (
+    "unreadable",
+    "exact duplicate",
+    "near duplicate",
+    "label conflict",
+    "blank",
+    "inverted",
+    "not a radiograph",
+    "odd size",
+)
 MAX_CHROMA = 15.0
 """Mean distance of the channels from which a film is called coloured; tinted films have 11."""
 _LEAST_RATIO = {"side": 2.0, "aspect": 1.5}
@@ -78,8 +88,9 @@ def audit_films(run: RunFolder, config: RunConfig, root: Path) -> dict[str, Any]
     }
     findings = pd.DataFrame(_findings(record), columns=list(FINDING_COLUMNS))
     write_table(run.findings, findings)
-    record["counts"] = {name: int(n) for name, n in Counter(findings["finding"]).items()}
-    short = _cut(record)
+    num_found = Counter(findings["finding"])
+    record["counts"] = {name: num_found[name] for name in FINDINGS}
+    short: dict[str, Any] = _cut(record)
     write_json(run.hygiene, short)
     return short
 
@@ -125,7 +136,10 @@ def _look_at_pictures(films: _Films) -> dict[str, Any]:
 def _odd_sizes(films: _Films) -> list[dict[str, Any]]:
     """Films far from their class's median in size or aspect, by both measures of far."""
     area = films.properties["width"] * films.properties["height"]
-    measures = {"side": np.sqrt(area), "aspect": films.properties["aspect"]}
+    measures: dict[str, pd.Series] = {
+        "side": area**0.5,
+        "aspect": films.properties["aspect"],
+    }
     odd = np.zeros(len(area), dtype=bool)
     for name, values in measures.items():
         logs = pd.Series(np.log(values.to_numpy(np.float64)))

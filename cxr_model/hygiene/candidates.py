@@ -67,8 +67,8 @@ def _pairs_of_band(
         other = keys[rows] | turned
         looked_up.append((rows, starts[other], starts[other + 1] - starts[other]))
     for rows, begin, counts in looked_up:
-        counts = np.where(counts > _MOST_PARTNERS, _HEAP_PARTNERS, counts)
-        for left, right in _near_ranks(hashes, rows, begin, counts):
+        few = np.where(counts > _MOST_PARTNERS, _HEAP_PARTNERS, counts)
+        for left, right in _near_ranks(hashes, rows, begin, few):
             yield order[left], order[right]
 
 

@@ -23,6 +23,7 @@ def make_index(num_patients: int = 40, films_each: int = 3) -> pd.DataFrame:
                     "label": ("normal", "pneumonia", "covid")[patient % 3],
                     "patient": f"{patient:08d}",
                     "series": "",
+                    "copies": "",
                     "error": "",
                 }
             )
