@@ -125,8 +125,7 @@ def _calibration(evidence: Path) -> Finding:
     if not evidence.is_file():
         return None, "calibration was not measured"
     calibration = read_json(evidence)["calibration"]
-    error = f"calibration error {format_estimate(calibration['after']['ece'])}"
-    return bool(calibration["passed"]), f"{error}: {calibration['verdict']}"
+    return bool(calibration["passed"]), calibration["verdict"]
 
 
 def _explanation(evidence: Path) -> Finding:

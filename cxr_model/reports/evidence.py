@@ -111,16 +111,16 @@ def hygiene_rows(hygiene: dict[str, Any]) -> list[tuple[str, int, str]]:
         ("Films with a near copy", near["films"], alike),
         ("Copies in different classes", len(hygiene["label_conflicts"]), conflict),
     ]
-    for title, name in (
-        ("Unreadable", "unreadable"),
-        ("Blank", "blank"),
-        ("Perhaps inverted", "inverted"),
-        ("Perhaps no radiograph", "not_radiographs"),
-        ("Of an odd size", "odd_sizes"),
+    for title, name, finding in (
+        ("Unreadable", "unreadable", "unreadable"),
+        ("Blank", "blank", "blank"),
+        ("Perhaps inverted", "inverted", "inverted"),
+        ("Perhaps no radiograph", "not_radiographs", "not a radiograph"),
+        ("Of an odd size", "odd_sizes", "odd size"),
     ):
-        found = hygiene[name]
-        first = found[0] if found else ""
-        rows.append((title, len(found), first["path"] if isinstance(first, dict) else first))
+        first = hygiene[name][0] if hygiene[name] else ""
+        example = first["path"] if isinstance(first, dict) else first
+        rows.append((title, hygiene["counts"].get(finding, 0), example))  # the lists are cut
     patients = hygiene["patients"]
     return [
         *rows,

@@ -206,7 +206,7 @@
     const listed = names.map((_, c) => c).sort((a, b) => film.p[b] - film.p[a]).slice(0, 4);
     if (!listed.includes(film.truth)) listed[3] = film.truth;
     return make("li", { className: "card" }, pane, tags,
-      make("p", { className: "answer", textContent: `${names[film.predicted]}, is ${names[film.truth]}` }),
+      make("p", { className: "answer", textContent: `called ${names[film.predicted]}, is ${names[film.truth]}` }),
       make("ul", { className: "bars" }, ...listed.map((c) => bar(names[c], film.p[c], c === film.truth))),
       make("p", { className: "path code", textContent: film.path }),
       ...(film.heat ? [make("p", { className: "n", textContent: `heat map: ${data.heat_map}` })] : []));

@@ -192,9 +192,10 @@ def write_evidence(run: RunFolder, classes: list[str], *, is_good: bool = True) 
         run.outliers,
         {"method": "distance of features", "threshold": 3.2, "rule": "95 % of validation kept",
          "holdout_flagged": share(0.06), "auroc": {"noise": share(0.94)},
-         "flagged": {"noise": share(0.9)}},
+         "flagged": {"noise": share(0.9)},
+         "scores": {"edges": [1.0, 2.0, 4.0], "holdout": [3, 1], "noise": [0, 4]}},
     )  # fmt: skip
-    condition = {"name": "gamma", "level": 0.7, "unit": "exponent"}
+    condition = {"name": "gamma", "level": 0.7, "unit": "exponent", "clean_level": 1.0}
     both = {"accuracy": share(0.8), "balanced_accuracy": share(0.75)}
     write_json(run.robustness, {"clean": both, "conditions": [condition | both]})
     write_json(run.explanations, explanation_record(passed=is_good))
@@ -220,6 +221,7 @@ def hygiene_record(classes: list[str]) -> dict[str, Any]:
         "patients": {"count": 7, "in_several_classes": 1, "films_without": 3, "films_sharing": 4},
         "groups": {"count": 140, "largest": 4},
         "fingerprint": dict.fromkeys(classes, class_print),
+        "counts": {"unreadable": 1, "blank": 1, "not a radiograph": 1234},
         "told_apart_by": [{"property": "mode", "balanced_accuracy": 0.71}],
     }  # fmt: skip
 
@@ -239,7 +241,7 @@ def shortcut_record(classes: list[str], *, alarm: bool) -> dict[str, Any]:
 
 
 def reliability_record(classes: list[str], *, passed: bool) -> dict[str, Any]:
-    bins = [{"confidence": 0.5, "accuracy": 0.45, "n": 15}]
+    bins = [{"confidence": 0.5, "accuracy": 0.45, "ci_low": 0.3, "ci_high": 0.6, "n": 15}]
     names = ("ece", "brier", "nll", "slope", "intercept")
     measured = {name: share(0.1) for name in names} | {"bins": bins}
     measured["classwise_ece"] = {label: share(0.05) for label in classes}

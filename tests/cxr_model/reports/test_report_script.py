@@ -125,7 +125,7 @@ def test_a_confusion_cell_leads_by_keyboard_to_its_films(tab: Any, holdout: pd.D
     assert sorted(shown_paths(tab)) == sorted(wanted["path"])
     assert tab.evaluate("document.activeElement.id") == "gallery"
     tab.wait_for_function(
-        "Math.abs(document.querySelector('#gallery').getBoundingClientRect().top) < 60"
+        "() => Math.abs(document.querySelector('#gallery').getBoundingClientRect().top) < 60"
     )
     assert tab.locator("#gallery-status").inner_text() == f"{len(wanted)} of {len(holdout)} films"
     tab.get_by_role("button", name="Show all films").press("Enter")
@@ -185,7 +185,8 @@ def test_the_heat_maps_fade_with_the_slider_and_bear_their_verdict(tab: Any) -> 
     assert tab.locator("#gallery-cards li").first.get_by_text("heat map: passed").count() == 1
     lazy = tab.locator("#gallery-cards img[loading=lazy][decoding=async]").count()
     assert lazy == tab.locator("#gallery-cards img").count() == 96
-    assert tab.evaluate("document.querySelector('.heat').naturalWidth") == 6
+    heat.scroll_into_view_if_needed()  # it is not decoded before
+    tab.wait_for_function("() => document.querySelector('.heat').naturalWidth === 6")
 
 
 def test_every_control_is_labelled_and_reached_by_the_tab_key(tab: Any) -> None:
