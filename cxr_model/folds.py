@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxr_model.config_checks import STRICT, Bounds, Seed, check_bounds, require
 from cxr_model.errors import DataError
-from cxr_model.splits import COLUMNS, group_films
+from cxr_model.splits import COLUMNS, check_disjoint, group_films
 
 Protocol = Literal["naive", "grouped"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -26,7 +26,7 @@ class CrossvalConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     protocols: tuple[Protocol, ...] = PROTOCOLS
-    """``naive`` (films dealt out singly), ``grouped`` (patients, series, duplicates together)."""
+    """``naive`` (films dealt out singly), ``grouped`` (patients, series, copies together)."""
     num_folds: Annotated[int, Bounds(least=2)] = 5
     repeats: Annotated[int, Bounds(least=1)] = 1
     """Each one with other folds and another seed of the training."""
@@ -100,7 +100,9 @@ def assign_folds(
 def fold_splits(index: pd.DataFrame, fold: Fold, crossval: CrossvalConfig) -> pd.DataFrame:
     """The table of `assign_splits` for one fold: it is the holdout, the rest is trained on.
 
-    ``validation_fraction`` of the rest is dealt out by the same protocol.
+    ``validation_fraction`` of the rest is dealt out by the same protocol. Raises ``DataError``
+    where a class is missing from a part, and where a group stands in two parts of a grouped
+    fold.
     """
     seed = crossval.seed + fold.repeat - 1
     folds = assign_folds(index, fold.protocol, num_folds=crossval.num_folds, seed=seed)
@@ -117,6 +119,8 @@ def fold_splits(index: pd.DataFrame, fold: Fold, crossval: CrossvalConfig) -> pd
             f"fold {fold.name}: a class has no film in {present.idxmin()}; use fewer folds, or "
             "another crossval.validation_fraction"
         )
+    if fold.protocol == "grouped":
+        check_disjoint(splits)
     return splits
 
 

@@ -31,6 +31,20 @@ class RunFolder:
         return self.root / "data" / "index.csv"
 
     @property
+    def thumbnails(self) -> Path:
+        """Of the indexed films, for the look at them; it stays on this machine."""
+        return self.root / ".thumbnails.npy"
+
+    @property
+    def findings(self) -> Path:
+        """A row for each thing found in a film before the films were dealt out."""
+        return self.root / "data" / "hygiene.csv"
+
+    @property
+    def datasheet(self) -> Path:
+        return self.root / "datasheet.md"
+
+    @property
     def splits(self) -> Path:
         return self.root / "data" / "splits.csv"
 

@@ -20,24 +20,23 @@ COLUMNS = ("path", "sha256", "label", "group", "split")
 def group_films(index: pd.DataFrame) -> pd.Series:
     """A group id for each readable film of ``index``, on the same row labels.
 
-    Films of one patient, of one series, and byte-for-byte duplicates are of one group, also
-    through others.
+    Films of one patient, of one series, byte-for-byte duplicates and copies (`build_index`) are
+    of one group, also through others.
     The id is the head of the group's smallest digest: it depends on neither order nor paths.
     """
     films = index[index["error"] == ""]
-    # A graph of films and what they share (each digest, each patient named): its connected
-    # components are the groups.
-    files = pd.factorize(films["sha256"])[0]
-    num_files = int(files.max(initial=-1)) + 1
-    # A film names a patient or a series, or neither.
-    shared = films["patient"].where(films["patient"] != "", "series " + films["series"])
-    owners = num_files + pd.factorize(shared)[0]
-    named = ((films["patient"] != "") | (films["series"] != "")).to_numpy()
-    num_nodes = num_files + len(films)
-    edges = coo_array(
-        (np.ones(int(named.sum())), (files[named], owners[named])), shape=(num_nodes, num_nodes)
-    )
-    component = connected_components(edges, directed=False)[1][files]
+    # A graph of films and what they share (each digest, patient, series and picture named): its
+    # connected components are the groups.
+    films_of, num_nodes = pd.factorize(films["sha256"])[0], films["sha256"].nunique()
+    ends = []
+    for column in ("patient", "series", "copies"):
+        named = (films[column] != "").to_numpy()
+        owners, names = pd.factorize(films.loc[named, column])
+        ends.append((films_of[named], num_nodes + owners))
+        num_nodes += len(names)
+    rows, columns = (np.concatenate(side) for side in zip(*ends, strict=True))
+    edges = coo_array((np.ones(len(rows)), (rows, columns)), shape=(num_nodes, num_nodes))
+    component = connected_components(edges, directed=False)[1][films_of]
     smallest = films["sha256"].groupby(component).transform("min")
     return smallest.str[:16].rename("group")
 

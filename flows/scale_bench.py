@@ -77,6 +77,7 @@ def _tables(count: int) -> Iterator[dict[str, Any]]:
             "label": np.array(_CLASSES)[generator.integers(3, size=count)],
             "patient": [f"{i * 9 // 10:08d}" for i in range(count)],
             "series": "",
+            "copies": "",
             "error": "",
         }
     )

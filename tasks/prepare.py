@@ -24,8 +24,16 @@ def index_films(run_root: Path, config: RunConfig, root: Path) -> None:
     """One row a film, in the run's ``data/index.csv``."""
     logger = get_run_logger()
     with tell_films("indexing", "films indexed") as tell, working():
-        index = build_index(root, config.data, config.labels, progress=tell)
-        write_index(index, RunFolder(run_root).index)
+        run = RunFolder(run_root)
+        index = build_index(
+            root,
+            config.data,
+            config.labels,
+            near_duplicates=config.hygiene.near_duplicates,
+            thumbnails=run.thumbnails,
+            progress=tell,
+        )
+        write_index(index, run.index)
     for film in unreadable_films(index):
         logger.warning("set aside, cannot be decoded: %s (%s)", film["path"], film["error"])
     patients = patient_summary(index)
@@ -61,8 +69,6 @@ def check_folds(run_root: Path, crossval: CrossvalConfig) -> None:
     index = read_index(RunFolder(run_root).index)
     for fold in plan_folds(crossval):
         splits = fold_splits(index, fold, crossval)
-        if fold.protocol == "grouped":
-            check_disjoint(splits)
         counts = splits["split"].value_counts()
         get_run_logger().info(
             "fold %s: %s", fold.name, ", ".join(f"{n} {name}" for name, n in counts.items())

@@ -29,6 +29,7 @@ def make_index(rows: list[tuple[str, str, str]]) -> pd.DataFrame:
             "sha256": [hashlib.sha256(content.encode()).hexdigest() for content, _, _ in rows],
             "patient": [patient for _, _, patient in rows],
             "series": "",
+            "copies": "",
             "error": "",
         }
     )

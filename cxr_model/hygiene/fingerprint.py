@@ -1,0 +1,110 @@
+"""What the files of each class have in common, and which one property gives the class away."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+HISTOGRAM_BINS = 32
+_BORDER_PX = 2
+_NUM_FOLDS = 5
+_KINDS = ("mode", "format")
+_MEASURES = (
+    "width",
+    "height",
+    "aspect",
+    "jpeg_quality",
+    "chroma",
+    "border_grey",
+    "mean_grey",
+)
+
+Thumbnails = NDArray[np.uint8]
+
+
+def film_properties(films: pd.DataFrame, thumbnails_NHW: Thumbnails) -> pd.DataFrame:
+    """A row a film: what a reader of files sees without looking at the lungs.
+
+    Grey levels (0 to 255) are those of the thumbnail; ``border_grey`` is the mean of its outer
+    two of 32 pixels.
+    """
+    inside = np.zeros(thumbnails_NHW.shape[1:], dtype=bool)
+    inside[_BORDER_PX:-_BORDER_PX, _BORDER_PX:-_BORDER_PX] = True
+    return pd.DataFrame(
+        {
+            **{name: films[name].to_numpy() for name in (*_KINDS, "width", "height")},
+            "aspect": (films["width"] / films["height"]).to_numpy(),
+            "jpeg_quality": films["jpeg_quality"].to_numpy(),
+            "chroma": films["chroma"].to_numpy(),
+            "border_grey": thumbnails_NHW[:, ~inside].mean(axis=1),
+            "mean_grey": thumbnails_NHW.mean(axis=(1, 2)),
+        }
+    )
+
+
+def fingerprint(
+    labels: Sequence[str], properties: pd.DataFrame, thumbnails_NHW: Thumbnails
+) -> dict[str, Any]:
+    """The part of that name in ``hygiene.json``: for each class the spread of each property."""
+    label_N = np.array(labels)
+    return {
+        label: _class_record(properties[label_N == label], thumbnails_NHW[label_N == label])
+        for label in dict.fromkeys(labels)
+    }
+
+
+def _class_record(films: pd.DataFrame, thumbnails_NHW: Thumbnails) -> dict[str, Any]:
+    jpegs = films.loc[films["jpeg_quality"] > 0, "jpeg_quality"]
+    counts = np.bincount(thumbnails_NHW.ravel() // (256 // HISTOGRAM_BINS), minlength=32)
+    return {
+        "films": len(films),
+        "width": _spread(films["width"]),
+        "height": _spread(films["height"]),
+        "aspect": _spread(films["aspect"]),
+        "formats": {str(name): int(n) for name, n in films["format"].value_counts().items()},
+        "modes": {str(name): int(n) for name, n in films["mode"].value_counts().items()},
+        "jpeg_quality": _spread(jpegs) if len(jpegs) else None,
+        "border_grey": _spread(films["border_grey"]),
+        "mean_grey": _spread(films["mean_grey"]),
+        "histogram": (counts / counts.sum()).round(5).tolist(),
+    }
+
+
+def _spread(values: pd.Series) -> dict[str, float]:
+    low, middle, high = np.percentile(values.to_numpy(np.float64), (5, 50, 95)).round(3).tolist()
+    return {"p5": low, "median": middle, "p95": high}
+
+
+def told_apart_by(
+    labels: Sequence[str], groups: Sequence[str], properties: pd.DataFrame, seed: int
+) -> list[dict[str, Any]]:
+    """How well one property alone tells the classes apart, best first, beside chance.
+
+    Balanced accuracy of a decision tree with as many leaves as classes (for two a stump), on
+    films of groups that it was not grown on (five folds). Empty where a class has fewer groups
+    than folds.
+    """
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.tree import DecisionTreeClassifier
+
+    label_N, group_N = np.array(labels), np.array(groups)
+    num_classes = len(set(labels))
+    if pd.Series(group_N).groupby(label_N).nunique().min() < _NUM_FOLDS:
+        return []
+    folds = StratifiedGroupKFold(_NUM_FOLDS, shuffle=True, random_state=seed)
+    found = []
+    for name in (*_KINDS, *_MEASURES):
+        values = properties[[name]]
+        tree = DecisionTreeClassifier(
+            max_leaf_nodes=num_classes, class_weight="balanced", random_state=seed
+        )
+        features = pd.get_dummies(values) if name in _KINDS else values
+        predicted = cross_val_predict(tree, features, label_N, groups=group_N, cv=folds)
+        figure = float(balanced_accuracy_score(label_N, predicted))
+        found.append(
+            {"property": name, "balanced_accuracy": round(figure, 4), "chance": 1 / num_classes}
+        )
+    return sorted(found, key=lambda row: (-row["balanced_accuracy"], row["property"]))

@@ -1,0 +1,134 @@
+"""Films that show the same picture in other bytes: cropped, re-exposed, re-encoded, re-sized.
+
+Candidates come from perceptual hashes, and each is put to the proof on the thumbnails. There a
+film is told from its copy by least squares: how much of the one is left when the other, its
+powers (another exposure) and its shifts and stretches to first order (another crop; Lucas &
+Kanade 1981) are taken out.
+
+Measured on the 1,124 real films, each beside a copy cropped by 1 to 3 %, with gamma 0.85 to
+1.18 and JPEG quality 60 to 91: DISTANCES_MEASURED
+
+Shape suffixes: P pairs, H and W pixels, K terms of the fit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from cxr_model.hygiene.candidates import near_hashes
+from cxr_model.hygiene.perceptual_hash import equalise
+
+MAX_DISTANCE = 0.02
+"""Share of a thumbnail's variance that may be left unexplained between a film and its copy."""
+BLANK_STD = 4.0
+"""Grey levels; a thumbnail that varies less shows nothing that could be recognised."""
+METHOD = (
+    "64-bit cosine hash of the equalised 32 x 32 thumbnail within 9 bits, confirmed by the share "
+    "of variance left after a least-squares fit of exposure, shift and stretch"
+)
+_LEAST_CORRELATION = 0.8  # what the fit could never bring near enough is left out before it
+_MARGIN = 2  # pixels at the edges, which a crop may have cut
+_RIDGE = 1e-4
+_CHUNK = 1024
+
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two films, by their places, and their distance (``MAX_DISTANCE`` at most)."""
+
+    first: int
+    second: int
+    distance: float
+
+
+def is_blank(thumbnails_NHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Whether each film's thumbnail has (nearly) one grey level."""
+    return thumbnails_NHW.reshape(len(thumbnails_NHW), -1).std(axis=1) < BLANK_STD
+
+
+def find_links(
+    hashes_N: npt.NDArray[np.uint64], thumbnails_NHW: npt.NDArray[np.uint8]
+) -> list[Link]:
+    """Links whose connected components are the near duplicates among N films.
+
+    Nearest hashes are compared first, and films that hang together already are not compared
+    again: there are fewer links than films. Blank films have none.
+    """
+    visible = np.flatnonzero(~is_blank(thumbnails_NHW))
+    first, second, _ = near_hashes(hashes_N[visible])
+    first, second = visible[first], visible[second]
+    component = np.arange(len(hashes_N))
+    links: list[Link] = []
+    for start in range(0, len(first), _CHUNK):
+        left, right = first[start : start + _CHUNK], second[start : start + _CHUNK]
+        apart = component[left] != component[right]
+        left, right = left[apart], right[apart]
+        distances = thumbnail_distances(thumbnails_NHW, left, right)
+        near = np.flatnonzero(distances <= MAX_DISTANCE)
+        if len(near):
+            links += [Link(int(left[k]), int(right[k]), float(distances[k])) for k in near]
+            component = components(len(hashes_N), links)
+    return links
+
+
+def components(num_films: int, links: Sequence[Link]) -> Places:
+    """A number for each film (N,); films that links join, also through others, have the same."""
+    ends = np.array([(link.first, link.second) for link in links], dtype=np.int64).reshape(-1, 2)
+    edges = coo_array((np.ones(len(ends)), tuple(ends.T)), shape=(num_films, num_films))
+    return connected_components(edges, directed=False)[1].astype(np.int64)
+
+
+def thumbnail_distances(
+    thumbnails_NHW: npt.NDArray[np.uint8], first_P: Places, second_P: Places
+) -> npt.NDArray[np.float64]:
+    """0 (the same picture) to 1 for each pair of places; either film may be the cropped one."""
+    distances_P = np.ones(len(first_P))
+    for start in range(0, len(first_P), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        first = equalise(thumbnails_NHW[first_P[chunk]])
+        second = equalise(thumbnails_NHW[second_P[chunk]])
+        alike = np.flatnonzero(_correlations(first, second) >= _LEAST_CORRELATION)
+        first, second = first[alike], second[alike]
+        both = np.minimum(_unexplained(first, second), _unexplained(second, first))
+        distances_P[start + alike] = both
+    return distances_P
+
+
+def _correlations(
+    first_PHW: npt.NDArray[np.float32], second_PHW: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    product_P = np.einsum("phw,phw->p", first_PHW, second_PHW)
+    square_P = np.einsum("phw,phw->p", first_PHW, first_PHW) * np.einsum(
+        "phw,phw->p", second_PHW, second_PHW
+    )
+    correlations: npt.NDArray[np.float32] = product_P / np.sqrt(np.maximum(square_P, 1e-12))
+    return correlations
+
+
+def _unexplained(
+    given_PHW: npt.NDArray[np.float32], target_PHW: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Share of the target's variance that is left after the fit, (P,)."""
+    ramp = np.linspace(-1, 1, given_PHW.shape[-1], dtype=np.float32)
+    down, across = np.gradient(given_PHW, axis=(1, 2))
+    terms = [np.ones_like(given_PHW), given_PHW, given_PHW**2, given_PHW**3]
+    terms += [across, down, across * ramp, down * ramp[:, None]]
+    inner = slice(_MARGIN, -_MARGIN)
+    num_pairs = len(given_PHW)
+    terms_PKx = np.stack([t[:, inner, inner].reshape(num_pairs, -1) for t in terms], axis=1)
+    target_Px = target_PHW[:, inner, inner].reshape(num_pairs, -1)
+    normal_PKK = terms_PKx @ terms_PKx.transpose(0, 2, 1) + _RIDGE * np.eye(
+        len(terms), dtype=np.float32
+    )
+    right_PK1 = terms_PKx @ target_Px[..., None]
+    weights_PK1 = np.linalg.solve(normal_PKK, right_PK1)
+    left_Px = target_Px - (weights_PK1.transpose(0, 2, 1) @ terms_PKx)[:, 0]
+    variance_P = target_Px.var(axis=1)
+    share: npt.NDArray[np.float32] = (left_Px**2).mean(axis=1) / np.maximum(variance_P, 1e-6)
+    return share
