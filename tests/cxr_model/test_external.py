@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import RunConfig
@@ -51,6 +52,7 @@ def test_films_of_the_models_own_data_are_left_out_and_the_rest_is_measured(
     )
     assert found["holdout"]["n"] == len(index) - 4
     assert found["data"]["num_left_out"] == 4
+    assert found["data"]["left_out"] == {"bytes": 4, "near": 0}
     predictions = pd.read_csv(run.predictions)
     assert not set(predictions["sha256"]) & set(index.head(4)["sha256"])
     hits = (predictions["predicted"] == predictions["label"]).mean()
@@ -101,3 +103,19 @@ def test_films_without_an_answer_are_counted_and_not_held_against_the_others(
     replace(ALWAYS_ANSWER, abstain_below=1.1).write(model.decision)
     silent = evaluate_elsewhere(run, "third", model, CONFIG, cache, source="films")
     assert silent["decisions"]["accuracy_of_answers"]["value"] is None
+
+
+def test_a_picture_that_the_model_met_in_other_bytes_is_left_out_too(
+    run: RunFolder, model: RunFolder, index: pd.DataFrame, films: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    for path in index["path"]:
+        with Image.open(films / path) as image:
+            target = (other / path).with_suffix(".png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.convert("L").resize((80, 96)).save(target)
+    write_index(build_index(other, DataConfig(), LabelConfig()), run.index)
+    left, left_out = unseen_films(run, model)
+    assert left_out == {"bytes": 0, "near": 4}
+    stems = {Path(path).stem for path in left["path"]}
+    assert stems == {Path(path).stem for path in index["path"][4:]}
