@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from cxr_model.explanations.attribution import batch_size
+
 Array = NDArray[np.float64]
 Model = Callable[[Tensor], Tensor]
 
 GRID = 12  # cells a side: 16 px at 192 px, as fine as the network's last feature map
 STEPS = 10  # equal shares of the cells put in or taken out
-_BATCH = 64
 
 
 def cells(maps_NHW: Tensor, side: int = GRID) -> Tensor:
@@ -81,7 +82,7 @@ def class_scores(
 ) -> Array:
     """Each film's logit, or probability, of its class, (N,)."""
     with torch.no_grad():
-        logits = torch.cat([model(batch) for batch in torch.split(x_NCHW, _BATCH)])
+        logits = torch.cat([model(batch) for batch in torch.split(x_NCHW, batch_size(x_NCHW))])
     scores = logits.float().softmax(dim=1) if probabilities else logits.float()
     chosen = scores.gather(1, targets_N[:, None])[:, 0]
     return np.asarray(chosen.double().cpu().numpy())

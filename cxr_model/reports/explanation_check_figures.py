@@ -23,7 +23,7 @@ def explanation_check_figures(record: dict[str, Any]) -> dict[str, Figure]:
 @styled
 def _randomisation_figure(methods: dict[str, Any]) -> Figure:
     """Likeness to the trained network's maps, by how far down weights are random."""
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     layers: list[str] = []
     for axes, key, title in zip(
@@ -39,14 +39,14 @@ def _randomisation_figure(methods: dict[str, Any]) -> Figure:
         axes.set_ylim(-0.1, 1.05)
     panels[1].set_xticks(range(len(layers) + 1), ["none", *layers], rotation=40, ha="right")
     panels[1].set_xlabel("random down to")
-    panels[0].legend(fontsize=7.5)
+    _legend(figure, panels[0])
     return figure
 
 
 @styled
 def _removal_figure(record: dict[str, Any], kind: str, label: str) -> Figure:
     """Mean probability of the class explained, each method and each baseline."""
-    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     for number, method in enumerate(record["methods"].values()):
         curves = method["curves"]
@@ -60,8 +60,14 @@ def _removal_figure(record: dict[str, Any], kind: str, label: str) -> Figure:
     axes.set_ylim(0, 1)
     axes.set_xlabel(f"share of {label}")
     axes.set_ylabel("mean probability")
-    axes.legend(fontsize=7.5)
+    _legend(figure, axes)
     return figure
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Below the axes: curves may run anywhere in them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7.5)
 
 
 def _line(axes: Axes, xs: list[Any], ys: list[float], number: int, title: str) -> None:

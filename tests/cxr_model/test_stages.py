@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import RunConfig
 from cxr_model.data_config import PhantomConfig
+from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.explanations.gallery import explain, read_mask
 from cxr_model.film_files import open_films
 from cxr_model.index import build_index, write_index
@@ -135,7 +136,7 @@ def test_the_saved_network_predicts_files_as_it_predicted_the_holdout(
 
 def test_every_listed_map_is_there_with_its_film(run: RunFolder) -> None:
     index = pd.read_csv(run.attributions / "index.csv")
-    assert set(index["method"]) == {"occlusion", "integrated-gradients", "grad-cam"}
+    assert set(index["method"]) == set(METHOD_TITLES)
     for file, maps in index.groupby("file"):
         with np.load(run.attributions / str(file)) as arrays:
             assert arrays["film"].shape == (64, 64)

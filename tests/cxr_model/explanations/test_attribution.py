@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from captum.attr import Occlusion
+from captum.attr import IntegratedGradients, Occlusion
 from torch import Tensor, nn
 
 from cxr_model.config import ExplainConfig, NetworkConfig
@@ -55,7 +55,7 @@ def test_one_occlusion_sweep_gives_captums_map_of_every_class(network: CxResNet)
 
 
 def test_occlusion_points_to_where_the_evidence_is() -> None:
-    maps_KHW = occlusion_maps(_CornerNet(), torch.ones(1, 1, 48, 48), window_px=8, stride_px=8)  # type: ignore[arg-type]
+    maps_KHW = occlusion_maps(_CornerNet(), torch.ones(1, 1, 48, 48), window_px=8, stride_px=8)
     assert maps_KHW[1, :24, :24].min() > 0
     assert maps_KHW[1, 24:].abs().max() == 0
     torch.testing.assert_close(maps_KHW[0], -maps_KHW[1])
@@ -65,7 +65,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_logit() -> None:
     x_1CHW = _film()
     maps_1HW, deltas_1 = integrated_gradients_maps(
         _CornerNet(), x_1CHW, torch.tensor([1]), steps=4, seed=0
-    )  # type: ignore[arg-type]
+    )
     logit = float(_CornerNet()(x_1CHW)[0, 1])
     assert float(deltas_1[0]) == pytest.approx(0, abs=1e-5)
     assert float(maps_1HW.sum()) == pytest.approx(logit, abs=0.02)  # of noisy copies
@@ -75,7 +75,7 @@ def test_gradient_shap_tells_the_film_from_its_baselines() -> None:
     x_NCHW = torch.ones(2, 1, 48, 48)
     maps_NHW, deltas_N = gradient_shap_maps(
         _CornerNet(), x_NCHW, torch.tensor([1, 0]), torch.zeros(3, 1, 48, 48), seed=0
-    )  # type: ignore[arg-type]
+    )
     assert maps_NHW[0, :24, :24].mean() > 0
     assert maps_NHW[1, :24, :24].mean() < 0
     assert maps_NHW[:, 24:].abs().max() == 0
@@ -162,3 +162,16 @@ def test_a_peak_counts_only_inside_its_own_mask() -> None:
     masks = np.zeros((3, 8, 8), dtype=np.bool_)
     masks[0, 2, 3] = masks[1, 5, 5] = masks[2, 0, 0] = True
     assert peaks_inside(maps, masks).tolist() == [True, False, False]
+
+
+def test_batched_integrated_gradients_are_captums_of_each_film(network: CxResNet) -> None:
+    x_NCHW, targets_N = torch.cat([_film(0), _film(1)]), torch.tensor([0, 2])
+    maps_NHW, deltas_N = integrated_gradients_maps(
+        network, x_NCHW, targets_N, steps=8, seed=0, copies=1, noise_std=0.0
+    )
+    for i in range(2):
+        expected, delta = IntegratedGradients(network).attribute(
+            x_NCHW[i : i + 1], target=int(targets_N[i]), n_steps=8, return_convergence_delta=True
+        )
+        torch.testing.assert_close(maps_NHW[i], expected[0, 0], atol=1e-5, rtol=1e-4)
+        assert float(deltas_N[i]) == pytest.approx(float(delta), abs=1e-4)
