@@ -26,7 +26,7 @@ from scipy.sparse.csgraph import connected_components
 from cxr_model.hygiene.candidates import near_hashes
 from cxr_model.hygiene.perceptual_hash import equalise
 
-MAX_DISTANCE = 0.02
+MAX_DISTANCE = 0.025
 """Share of a thumbnail's variance that may be left unexplained between a film and its copy."""
 BLANK_STD = 4.0
 """Grey levels; a thumbnail that varies less shows nothing that could be recognised."""
