@@ -29,7 +29,8 @@ from flows.serve_bench import bench_serving
 def run_benchmark(
     what: str, config: RunConfig, *, rounds: int, steps: int, times: Sequence[int]
 ) -> dict[str, Any]:
-    """Any of `flows.commands.bench.BENCHMARKS` but ``start``, which wants the bare command."""
+    """Any of `flows.commands.bench.BENCHMARKS` but ``start``, which wants the bare command,
+    and ``scale`` and ``hygiene``, which take no films."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         kinds: dict[str, Callable[[Prepared], dict[str, Any]]] = {

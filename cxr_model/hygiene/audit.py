@@ -37,6 +37,8 @@ FINDINGS = (
 )
 MAX_CHROMA = 15.0
 """Mean distance of the channels from which a film is called coloured; tinted films have 11."""
+PAGE_GREY = 240
+"""Median grey level from which a film is taken for a page; the whitest radiograph has 233."""
 _LEAST_RATIO = {"side": 2.0, "aspect": 1.5}
 """Nearer than this to its class's median no film is odd, however alike the others are."""
 _ROBUST_Z = 3.5  # Iglewicz & Hoaglin 1993
@@ -118,14 +120,17 @@ def _look_at_pictures(films: _Films) -> dict[str, Any]:
     inverted, turned, unlike = (np.zeros(len(blank), dtype=bool) for _ in range(3))
     inverted[shown], turned[shown], unlike[shown] = found.inverted, found.turned, found.unlike
     colored = (films.table["chroma"] > MAX_CHROMA).to_numpy()
+    page = (np.median(films.thumbnails_NHW, axis=(1, 2)) >= PAGE_GREY) & ~blank & ~colored
+    rest = ~colored & ~page
     reasons = [
         (colored, "coloured"),
-        (turned & ~colored, "resembles the others when turned"),
-        (unlike & ~colored, f"unlike the others (correlation below {LEAST_LIKENESS})"),
+        (page, "white like a page"),
+        (turned & rest, "resembles the others when turned"),
+        (unlike & rest, f"unlike the others (correlation below {LEAST_LIKENESS})"),
     ]
     return {
         "blank": films.paths(blank),
-        "inverted": films.paths(inverted & ~colored),
+        "inverted": films.paths(inverted & rest),
         "not_radiographs": [
             {"path": path, "why": why} for mask, why in reasons for path in films.paths(mask)
         ],

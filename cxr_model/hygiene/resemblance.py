@@ -3,10 +3,10 @@
 Every film is held against the set's common picture, the median of its equalised thumbnails,
 shifted by a few pixels. Nothing is judged where the films have no common picture.
 
-Measured on 1,124 real films: of their negatives 99.7 % are found; of the films themselves none
-is taken for a negative, one is found to stand on its head (which it does), and three are called
-unlike the others (two of them show one half of the chest, or one lung white). Of 400 cuttings
-of photographs 85 % are unlike.
+Measured on 1,124 real films: of their negatives 99.6 % are found, of films turned by 90, 180 or
+270 degrees 98 to 99 %, and of 400 cuttings of photographs 85 %. Of the films themselves none is
+taken for a negative, three are told as turned (one of them stands on its head) and three as
+unlike the others.
 
 Shape suffixes: N films, H and W pixels, S shifts, x pixels within a window.
 """
@@ -58,7 +58,7 @@ def find_unlike(thumbnails_NHW: NDArray[np.uint8]) -> Resemblance:
     best = np.maximum(negative, turned)
     is_other = best - upright > LEAST_GAIN
     is_inverted = is_other & (negative > turned) & (negative >= LEAST_LIKENESS)
-    is_turned = is_other & ~is_inverted & (turned >= LEAST_LIKENESS) & (upright < LEAST_LIKENESS)
+    is_turned = is_other & ~is_inverted & (turned >= LEAST_LIKENESS)
     unlike = (upright < LEAST_LIKENESS) & ~is_inverted & ~is_turned
     return Resemblance(median, is_inverted, is_turned, unlike)
 

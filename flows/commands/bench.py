@@ -18,6 +18,7 @@ BENCHMARKS = {
     "predict": "scoring films per second, and memory for multiples of the films",
     "serve": "latency and films per second of 'cxr serve'",
     "scale": "tables, runs and batches by the hundred thousand, simulated",
+    "hygiene": "finding copies among 100,000 films' hashes",
     "start": "a run of 'cxr train': time to the first step, share of the orchestration",
 }
 HELP = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()) + "."
@@ -47,6 +48,11 @@ def bench(
         from flows.scale_bench import measure_scale
 
         print_benchmark({"benchmark": what, **measure_scale()}, out, as_json=as_json)
+        return
+    if what == "hygiene":
+        from benchmarks.hygiene_speed import measure_hygiene
+
+        print_benchmark({"benchmark": what, **measure_hygiene()}, out, as_json=as_json)
         return
     run_config = load_config(preset, settings=settings_ or (), source=data)
     if what == "start":

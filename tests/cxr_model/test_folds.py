@@ -1,6 +1,7 @@
 import hashlib
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -100,3 +101,25 @@ def test_every_fold_of_every_protocol_and_repeat_is_planned_once() -> None:
 def test_impossible_plans_are_refused_by_name(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(CrossvalConfig(), **changes)  # type: ignore[arg-type]
+
+
+def test_copies_stay_in_one_part_of_every_grouped_fold() -> None:
+    index = make_index()
+    index["copies"] = np.where(index.index % 12 < 2, (index.index // 12).astype(str), "")
+    crossval = CrossvalConfig(num_folds=4, validation_fraction=0.25)
+    for number in range(1, 5):
+        splits = fold_splits(index, Fold(protocol="grouped", repeat=1, number=number), crossval)
+        parts = splits.merge(index[["path", "copies"]], on="path").query("copies != ''")
+        assert parts.groupby("copies")["split"].nunique().max() == 1
+
+
+def test_a_fold_that_parts_a_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault put in: the dealing out forgets the groups."""
+
+    def deal(films: pd.DataFrame, *_: object) -> np.ndarray:
+        return np.arange(len(films)) % 4 + 1
+
+    monkeypatch.setattr("cxr_model.folds._deal", deal)
+    fold = Fold(protocol="grouped", repeat=1, number=1)
+    with pytest.raises(DataError, match="stands in 2 splits"):
+        fold_splits(make_index(), fold, CrossvalConfig(num_folds=4))

@@ -39,7 +39,8 @@ def test_each_film_has_a_row_with_the_facts_of_its_file(films: Path) -> None:
     row = index.iloc[0]
     file = films / row["path"]
     assert row["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert row.drop("sha256").to_dict() == {
+    assert re.fullmatch("[0-9a-f]{16}", row["phash"])
+    assert row.drop(["sha256", "phash"]).to_dict() == {
         "path": "COVID-19/00000010_000.png",
         "label": "covid",
         "subclass": "COVID-19",
@@ -51,7 +52,30 @@ def test_each_film_has_a_row_with_the_facts_of_its_file(films: Path) -> None:
         "series": "",
         "mask": "",
         "error": "",
+        "jpeg_quality": 0,
+        "chroma": 0.0,
+        "copies": "",
     }
+
+
+@pytest.mark.parametrize("quality", [30, 50, 75, 90, 100])
+def test_the_quality_of_a_jpeg_is_read_from_its_tables(films: Path, quality: int) -> None:
+    draw = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(draw).save(films / "Normal" / "a.jpg", quality=quality)
+    row = index_of(films).loc["Normal/a.jpg"]
+    assert abs(row["jpeg_quality"] - quality) <= 1
+    assert row["chroma"] > 5
+
+
+def test_an_index_of_an_earlier_version_is_read_as_without_copies(
+    films: Path, tmp_path: Path
+) -> None:
+    index = build_index(films, DataConfig(), LabelConfig())
+    earlier = index.drop(columns=["jpeg_quality", "chroma", "phash", "copies"])
+    write_index(earlier, tmp_path / "index.csv")
+    found = read_index(tmp_path / "index.csv")
+    assert tuple(found.columns) == COLUMNS
+    assert set(found["copies"]) == {""}
 
 
 def test_progress_ends_at_the_number_of_films(films: Path) -> None:

@@ -72,6 +72,32 @@ def test_groups_are_joined_through_patients_and_duplicates() -> None:
     assert members == {(0, 1, 2), (3, 6, 7), (4,), (5,)}
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_two_films_are_of_one_group_when_a_chain_of_shared_things_joins_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = 60
+    index = make_index([(str(n), "x", "") for n in rng.integers(0, 50, count)])
+    for column, num_names in (("patient", 40), ("series", 50), ("copies", 45)):
+        names = rng.integers(0, num_names, count)
+        # The same number in two columns is not the same thing.
+        index[column] = np.where(rng.random(count) < 0.5, names.astype(str), "")
+    parent = list(range(count))
+
+    def root_of(film: int) -> int:
+        while parent[film] != film:
+            film = parent[film]
+        return film
+
+    for column in ("sha256", "patient", "series", "copies"):
+        for name, rows in index.groupby(column).groups.items():
+            for row in rows if name else ():
+                parent[root_of(int(row))] = root_of(int(rows[0]))
+    groups = group_films(index)
+    expected = pd.Series([root_of(film) for film in range(count)])
+    assert (pd.crosstab(groups.to_numpy(), expected.to_numpy()) > 0).sum().max() == 1
+    assert groups.nunique() == expected.nunique() > 1
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_patient_and_no_exact_duplicate_is_in_two_splits(seed: int) -> None:
     index = hospital(seed)

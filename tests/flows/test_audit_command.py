@@ -1,0 +1,22 @@
+"""``cxr audit``, without a running stack."""
+
+import json
+
+from shell import Shell
+
+
+def test_audit_tells_writes_and_refuses(shell: Shell) -> None:
+    planted = ["--set", "phantom.num_exact_duplicates=3", "--set", "phantom.num_unreadable=2"]
+    record = json.loads(shell.ok("audit", "phantom:30", *planted, "--json", "--to", "audit"))
+    assert record["num_films"] == 35
+    assert len(record["unreadable"]) == 2
+    assert record["exact_duplicates"]["by_bytes"] == 6
+    assert record["patients"]["count"] == 33
+    folder = shell.folder / "audit"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"audit.html", "datasheet.md", "hygiene.csv", "hygiene.json"}
+    assert json.loads((folder / "hygiene.json").read_text()) == record
+    told = shell.ok("audit", "phantom:30", *planted)
+    assert "33 patients, 0 of them in several classes" in told
+    assert "does not exist" in shell.refused("audit", "nowhere")
+    assert not (shell.settings.home / "prefect").exists()
