@@ -24,8 +24,8 @@ LEAST_OF_MODEL = 0.5
 _NO_LUCK = f"Fisher's exact p over all probes and classes is below {MOST_LUCK}"
 RULES = (
     f"A class is told without lungs: a probe's interval, class against rest, lies above "
-    f"{LEAST_TOLD} (chance 0.5), {_NO_LUCK}, and its value has at least {LEAST_OF_MODEL:.0%} of what the "
-    f"model has above 0.5.",
+    f"{LEAST_TOLD} (chance 0.5), {_NO_LUCK}, and its value has at least "
+    f"{LEAST_OF_MODEL:.0%} of what the model has above 0.5.",
     f"The network tells a class with the lungs hidden: the interval, class against rest, lies "
     f"above {LEAST_TOLD}, and {_NO_LUCK}.",
     f"The network follows corners: the share of predictions that go to the class of exchanged "
