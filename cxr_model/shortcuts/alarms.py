@@ -6,22 +6,28 @@ luck; how often they err on clean phantoms is measured by ``benchmarks/shortcut_
 
 from typing import Any
 
+from scipy.stats import fisher_exact
+
 from cxr_model.metrics import Estimate, format_estimate
-from cxr_model.shortcuts.scores import Judge, Probe
+from cxr_model.shortcuts.scores import Array, Judge, Probe
 
 LEAST_TOLD = 0.6
 """Mean of sensitivity and specificity of one class against the rest; chance is 0.5."""
+MOST_LUCK = 0.05
+"""Fisher's exact p, one-sided, times the number of probes and classes looked at (Bonferroni);
+the bootstrap alone is too sure of itself on a handful of films."""
 LEAST_FOLLOWED = 0.05
 """Share of predictions that go with the corners, beyond what goes anyway."""
 LEAST_OF_MODEL = 0.5
 """Share of what the model has above chance."""
 
+_NO_LUCK = f"Fisher's exact p over all probes and classes is below {MOST_LUCK}"
 RULES = (
     f"A class is told without lungs: a probe's interval, class against rest, lies above "
-    f"{LEAST_TOLD} (chance 0.5) and its value has at least {LEAST_OF_MODEL:.0%} of what the "
-    f"model has above 0.5.",
+    f"{LEAST_TOLD} (chance 0.5), {_NO_LUCK}, and its value has at least "
+    f"{LEAST_OF_MODEL:.0%} of what the model has above 0.5.",
     f"The network tells a class with the lungs hidden: the interval, class against rest, lies "
-    f"above {LEAST_TOLD}.",
+    f"above {LEAST_TOLD}, and {_NO_LUCK}.",
     f"The network follows corners: the share of predictions that go to the class of exchanged "
     f"corners, less the share that goes there with corners of the film's own class, has its "
     f"interval above {LEAST_FOLLOWED}.",
@@ -33,6 +39,7 @@ def told_apart(
 ) -> list[dict[str, Any]]:
     """Each class against the rest by each of ``probes``, beside the model's figure."""
     rows = []
+    num_looks = len(probes) * len(classes)
     for c, label in enumerate(classes):
         of_model = judge.estimate(judge.one_against_rest(model.called_NC, c))
         for probe in probes:
@@ -44,6 +51,7 @@ def told_apart(
                     "by_network": probe.by_network,
                     "balanced_accuracy": found,
                     "model": of_model,
+                    "p_value": min(1.0, num_looks * _luck(probe, judge.truth_N == c, c)),
                 }
             )
     return rows
@@ -58,7 +66,7 @@ def raise_alarms(told: list[dict[str, Any]], excess: Estimate, titles: dict[str,
     worst: dict[str, tuple[float, str]] = {}
     for row in told:
         found, model = row["balanced_accuracy"], row["model"]
-        if not _is_above(found, LEAST_TOLD):
+        if not _is_above(found, LEAST_TOLD) or row["p_value"] >= MOST_LUCK:
             continue
         if not row["by_network"]:
             gain = max(model["value"] - 0.5, 0.0)
@@ -89,6 +97,16 @@ def verdict(alarms: list[str], headline: Estimate, strongest: Probe, model: Esti
         return f"No shortcut found by {len(RULES)} rules; {above}."
     others = f", and {len(alarms) - 1} more" if len(alarms) > 1 else ""
     return f"Shortcut alarm: {alarms[0]}{others}; {above}."
+
+
+def _luck(probe: Probe, is_label_N: Array, label: int) -> float:
+    """Chance of calling this class's films by it so often and others so seldom, or better."""
+    called_N = probe.called_NC[:, label] > 0.5
+    table = [
+        [int((called_N & is_label_N).sum()), int((called_N & ~is_label_N).sum())],
+        [int((~called_N & is_label_N).sum()), int((~called_N & ~is_label_N).sum())],
+    ]
+    return float(fisher_exact(table, alternative="greater").pvalue)
 
 
 def _is_above(estimate: Estimate, least: float) -> bool:

@@ -18,6 +18,7 @@ def told(value: float, ci_low: float, model: float, *, by_network: bool = False)
         "probe": "network-border" if by_network else "metadata",
         "class": "covid",
         "by_network": by_network,
+        "p_value": 0.001,
         "balanced_accuracy": {"value": value, "ci_low": ci_low, "ci_high": 1.0, "n": 60},
         "model": {"value": model, "ci_low": model, "ci_high": model, "n": 60},
     }
@@ -28,6 +29,7 @@ def told(value: float, ci_low: float, model: float, *, by_network: bool = False)
     [
         (told(0.90, 0.80, 0.95), True),
         (told(0.90, 0.59, 0.95), False),  # may be luck
+        (told(0.94, 0.80, 0.69) | {"p_value": 0.12}, False),  # so may this, on 12 films
         (told(0.70, 0.65, 0.95), False),  # the model has far more
         (told(0.70, 0.65, 0.40), True),  # the model has nothing
         (told(0.70, 0.65, 0.95, by_network=True), True),  # what it tells, it reads
@@ -82,4 +84,5 @@ def test_perfect_probe_tells_every_class() -> None:
     rows = told_apart([perfect], perfect, ["a", "b", "c"], judge)
     assert [row["class"] for row in rows] == ["a", "b", "c"]
     assert all(row["balanced_accuracy"]["ci_low"] == 1.0 for row in rows)
+    assert all(row["p_value"] < 1e-6 for row in rows)
     assert len(raise_alarms(rows, NOTHING, TITLES)) == 1
