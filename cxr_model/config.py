@@ -122,20 +122,21 @@ class EvaluateConfig:
 class ExplainConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    methods: tuple[Literal["occlusion", "integrated-gradients", "grad-cam"], ...] = (
-        "occlusion",
-        "integrated-gradients",
-        "grad-cam",
-    )
+    methods: tuple[
+        Literal["occlusion", "integrated-gradients", "grad-cam", "gradient-shap"], ...
+    ] = ("occlusion", "integrated-gradients", "grad-cam", "gradient-shap")
     films_per_class: Annotated[int, Bounds(least=1)] = 2
     """Holdout films of each class drawn for the gallery."""
     num_mistakes: Annotated[int, Bounds(least=0)] = 4
     """Holdout films that are most confidently wrong."""
     occlusion_window_px: Annotated[int, Bounds(least=1)] = 45
-    occlusion_stride_px: Annotated[int, Bounds(least=1)] = 9
-    integrated_gradients_steps: Annotated[int, Bounds(least=2)] = 32
+    occlusion_stride_px: Annotated[int, Bounds(least=1)] = 15
+    integrated_gradients_steps: Annotated[int, Bounds(least=2)] = 20
+    """Gauss-Legendre points for each of the noisy copies of a film."""
     checks: bool = True
     """Put every method to the test, and give its verdict beside its maps."""
+    checked_films: Annotated[int, Bounds(least=4, most=256)] = 12
+    """Holdout films that the tests are made on, drawn evenly from the classes."""
     seed: Seed = 0
 
     def __post_init__(self) -> None:

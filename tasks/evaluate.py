@@ -46,8 +46,12 @@ def explain_holdout(
     cache = FilmCache.open(cache_folder)
     with tell_films("explaining", "films explained") as tell, working():
         figures = explain(RunFolder(run_root), config, cache, root, tell)
-    for name, estimate in figures.items():
-        get_run_logger().info("%s: %s", name, format_estimate(estimate))
+    for name, found in figures.items():
+        if name == "methods":
+            for method in found.values():
+                get_run_logger().info("%s", method["verdict"])
+        else:
+            get_run_logger().info("%s: %s", name, format_estimate(found))
     return figures
 
 

@@ -1,29 +1,51 @@
-"""What the network looks at: Captum's Occlusion, Integrated Gradients and Grad-CAM.
+"""What the network looks at: Captum's Occlusion, Integrated Gradients, Grad-CAM, GradientShap.
 
 A map has the film's height and width, is float32 and signed: positive where a place
 speaks for the class. The score explained is the class's logit; the baseline is zero,
-the mean grey of the training films.
+the mean grey of the training films, but for GradientShap, whose baselines are films.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
-from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
+from captum.attr import (
+    GradientShap,
+    IntegratedGradients,
+    LayerAttribution,
+    LayerGradCam,
+    NoiseTunnel,
+    Occlusion,
+)
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cxr_model.config import ExplainConfig
 from cxr_model.network import Network
 
 Map = NDArray[np.float32]
 
+METHOD_TITLES = {
+    "occlusion": "Occlusion",
+    "integrated-gradients": "Integrated Gradients",
+    "grad-cam": "Grad-CAM",
+    "gradient-shap": "GradientShap",
+}
+
+NOISE_STD = 0.1
+"""Of the noisy copies of a film, in standard deviations of the training films' grey: about
+six grey levels of 256, a grain that real films have."""
+
+NOISY_COPIES = 4
+
 _BATCH = 64
+_SHAP_SAMPLES = 12
 
 
-def occlusion_maps(network: Network, x_1CHW: Tensor, *, window_px: int, stride_px: int) -> Tensor:
+def occlusion_maps(network: nn.Module, x_1CHW: Tensor, *, window_px: int, stride_px: int) -> Tensor:
     """Fall of every class's logit when a grey window covers a place, (num_classes, H, W).
 
     Zeiler & Fergus 2014, arXiv:1311.2901. Many windows share a forward pass, and one
@@ -42,16 +64,75 @@ def occlusion_maps(network: Network, x_1CHW: Tensor, *, window_px: int, stride_p
     return cast(Tensor, maps_KCHW)[:, 0]
 
 
-def integrated_gradients_map(network: Network, x_1CHW: Tensor, target: int, steps: int) -> Tensor:
-    """Sundararajan et al. 2017, arXiv:1703.01365; summed over channels, (H, W)."""
-    map_1CHW = IntegratedGradients(network).attribute(
-        x_1CHW, target=target, n_steps=steps, internal_batch_size=_BATCH
-    )
-    return cast(Tensor, map_1CHW).detach()[0].sum(dim=0)
+def integrated_gradients_maps(
+    network: nn.Module,
+    x_NCHW: Tensor,
+    targets_N: Tensor,
+    *,
+    steps: int,
+    seed: int,
+    copies: int = NOISY_COPIES,
+) -> tuple[Tensor, Tensor]:
+    """Maps (N, H, W), summed over channels, and the convergence delta of each film (N,).
+
+    Sundararajan et al. 2017, arXiv:1703.01365, averaged over noisy copies of the film
+    (SmoothGrad, Smilkov et al. 2017, arXiv:1706.03825). The delta is what the map's sum
+    lacks of the change of the logit from the baseline, the mean over the copies.
+    """
+    tunnel = NoiseTunnel(IntegratedGradients(network))
+    with captum_noise(seed):
+        maps_NCHW, deltas = tunnel.attribute(
+            x_NCHW,
+            nt_type="smoothgrad",
+            nt_samples=copies,
+            stdevs=NOISE_STD,
+            target=targets_N,
+            n_steps=steps,
+            internal_batch_size=max(_BATCH, len(x_NCHW) * copies),
+            return_convergence_delta=True,
+        )
+    return maps_NCHW.detach().sum(dim=1), deltas.view(len(x_NCHW), -1).mean(dim=1)
 
 
-def grad_cam_maps(network: Network, x_NCHW: Tensor, targets_N: Tensor) -> Tensor:
-    """Grad-CAM of the last feature map, enlarged to the film, non-negative, (N, H, W).
+def gradient_shap_maps(
+    network: nn.Module, x_NCHW: Tensor, targets_N: Tensor, baselines_BCHW: Tensor, *, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Expected gradients from films ``baselines_BCHW`` of all classes: maps and deltas as above.
+
+    Lundberg & Lee 2017, arXiv:1705.07874.
+    """
+    parts = []
+    with captum_noise(seed):
+        few = max(1, _BATCH // _SHAP_SAMPLES)
+        for x, targets in zip(torch.split(x_NCHW, few), torch.split(targets_N, few), strict=True):
+            maps, deltas = GradientShap(network).attribute(
+                x,
+                baselines_BCHW,
+                n_samples=_SHAP_SAMPLES,
+                stdevs=NOISE_STD,
+                target=targets,
+                return_convergence_delta=True,
+            )
+            parts.append((maps.detach().sum(dim=1), deltas.view(len(x), -1).mean(dim=1)))
+    maps_NHW, deltas_N = zip(*parts, strict=True)
+    return torch.cat(maps_NHW), torch.cat(deltas_N).float()
+
+
+@contextmanager
+def captum_noise(seed: int) -> Iterator[None]:
+    """Captum draws from the global generators only: seeded here, and put back as they were."""
+    state = np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+
+
+def small_grad_cam_maps(network: Network, x_NCHW: Tensor, targets_N: Tensor) -> Tensor:
+    """Grad-CAM at the last feature map's own resolution, non-negative, (N, h, w).
 
     Selvaraju et al. 2017, arXiv:1610.02391.
     """
@@ -59,36 +140,75 @@ def grad_cam_maps(network: Network, x_NCHW: Tensor, targets_N: Tensor) -> Tensor
     maps = []
     for x, targets in zip(torch.split(x_NCHW, _BATCH), torch.split(targets_N, _BATCH), strict=True):
         small_N1hw = cast(Tensor, cam.attribute(x, target=targets, relu_attributions=True))
-        maps.append(
-            LayerAttribution.interpolate(
-                small_N1hw.detach(), tuple(x.shape[2:]), interpolate_mode="bilinear"
-            )[:, 0]
-        )
+        maps.append(small_N1hw.detach()[:, 0])
     return torch.cat(maps)
 
 
+def grad_cam_maps(network: Network, x_NCHW: Tensor, targets_N: Tensor) -> Tensor:
+    """The same, enlarged to the film, (N, H, W)."""
+    small_N1hw = small_grad_cam_maps(network, x_NCHW, targets_N)[:, None]
+    size = tuple(x_NCHW.shape[2:])
+    maps_N1HW = LayerAttribution.interpolate(small_N1hw, size, interpolate_mode="bilinear")
+    return cast(Tensor, maps_N1HW)[:, 0]
+
+
+def attribute(
+    method: str,
+    network: Network,
+    x_NCHW: Tensor,
+    targets_N: Tensor,
+    *,
+    config: ExplainConfig,
+    baselines_BCHW: Tensor,
+    seed: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Maps (N, H, W) of one class a film, and the convergence deltas (N,) where there are any."""
+    if method == "occlusion":
+        maps = [
+            occlusion_maps(
+                network,
+                x[None],
+                window_px=config.occlusion_window_px,
+                stride_px=config.occlusion_stride_px,
+            )[target]
+            for x, target in zip(x_NCHW, targets_N.tolist(), strict=True)
+        ]
+        return torch.stack(maps), None
+    if method == "integrated-gradients":
+        steps = config.integrated_gradients_steps
+        return integrated_gradients_maps(network, x_NCHW, targets_N, steps=steps, seed=seed)
+    if method == "gradient-shap":
+        return gradient_shap_maps(network, x_NCHW, targets_N, baselines_BCHW, seed=seed)
+    return grad_cam_maps(network, x_NCHW, targets_N), None
+
+
 def explain_film(
-    network: Network, x_1CHW: Tensor, targets: Sequence[int], config: ExplainConfig
+    network: Network,
+    x_1CHW: Tensor,
+    targets: Sequence[int],
+    config: ExplainConfig,
+    baselines_BCHW: Tensor,
 ) -> dict[tuple[str, int], Map]:
     """One map for each method of ``config`` and each class of ``targets``."""
     maps: dict[tuple[str, int], Tensor] = {}
-    if "occlusion" in config.methods:
-        occlusion_KHW = occlusion_maps(
-            network,
-            x_1CHW,
-            window_px=config.occlusion_window_px,
-            stride_px=config.occlusion_stride_px,
-        )
-        maps |= {("occlusion", target): occlusion_KHW[target] for target in targets}
-    if "integrated-gradients" in config.methods:
-        for target in targets:
-            maps["integrated-gradients", target] = integrated_gradients_map(
-                network, x_1CHW, target, config.integrated_gradients_steps
+    chosen_T = torch.tensor(list(targets), device=x_1CHW.device)
+    x_TCHW = x_1CHW.expand(len(chosen_T), -1, -1, -1)
+    for method in config.methods:
+        if method == "occlusion":  # one sweep serves all classes
+            window_px, stride_px = config.occlusion_window_px, config.occlusion_stride_px
+            maps_KHW = occlusion_maps(network, x_1CHW, window_px=window_px, stride_px=stride_px)
+            maps_THW = maps_KHW[chosen_T]
+        else:
+            maps_THW, _ = attribute(
+                method,
+                network,
+                x_TCHW,
+                chosen_T,
+                config=config,
+                baselines_BCHW=baselines_BCHW,
+                seed=config.seed,
             )
-    if "grad-cam" in config.methods:
-        chosen = torch.tensor(list(targets), device=x_1CHW.device)
-        cams = grad_cam_maps(network, x_1CHW.expand(len(chosen), -1, -1, -1), chosen)
-        maps |= {("grad-cam", target): cams[i] for i, target in enumerate(targets)}
+        maps |= {(method, target): maps_THW[i] for i, target in enumerate(targets)}
     return {key: value.float().cpu().numpy() for key, value in maps.items()}
 
 
@@ -111,14 +231,3 @@ def choose_films(predictions: pd.DataFrame, config: ExplainConfig) -> pd.DataFra
     wrong = films[films["predicted"] != films["label"]].drop(index=sample.index, errors="ignore")
     mistakes = wrong.nlargest(config.num_mistakes, "probability").assign(chosen="mistake")
     return pd.concat([sample, mistakes])
-
-
-def peaks_inside(maps_NHW: NDArray[np.float32], masks_NHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pointing game: for each film, whether its map's highest point lies in its mask.
-
-    Zhang et al. 2018, arXiv:1608.00507. A map that is zero everywhere points nowhere.
-    """
-    flat = maps_NHW.reshape(len(maps_NHW), -1)
-    peaks = flat.argmax(axis=1)
-    inside = masks_NHW.reshape(len(masks_NHW), -1)[np.arange(len(flat)), peaks]
-    return cast(NDArray[np.bool_], inside & (flat.max(axis=1) > 0))

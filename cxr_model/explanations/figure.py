@@ -12,7 +12,8 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from cxr_model.reports.figures import INK
 
 TILE_PX = 256
-SIGNED_METHODS = ("occlusion", "integrated-gradients")
+SIGNED_METHODS = ("occlusion", "integrated-gradients", "gradient-shap")
+GRAINY_METHODS = ("integrated-gradients", "gradient-shap")
 
 _OPACITY = 0.75  # of the strongest place; the film stays visible below it
 
@@ -32,10 +33,10 @@ def heat_map_tile(
     """``heat_map`` (H, W) over the film; strength is opacity, relative to the map's own peak.
 
     Signed methods are drawn blue to red about zero, others from purple to yellow. The
-    pixel noise of Integrated Gradients is smoothed with a Gaussian of 1.5 % of the side.
+    pixel noise of gradients is smoothed with a Gaussian of 1.5 % of the side.
     """
     values = np.nan_to_num(heat_map.astype(np.float32))
-    if method == "integrated-gradients":
+    if method in GRAINY_METHODS:
         values = gaussian_filter(values, 0.015 * len(values))
     values = np.asarray(Image.fromarray(values).resize((TILE_PX, TILE_PX)))
     peak = float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0

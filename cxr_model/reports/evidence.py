@@ -4,19 +4,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.run_folder import RunFolder, read_json
 
-METHOD_TITLES = {
-    "occlusion": "Occlusion",
-    "integrated-gradients": "Integrated Gradients",
-    "grad-cam": "Grad-CAM",
-    "gradient-shap": "GradientShap",
-}
-RULE_TITLES = {
-    "youden": "maximum Youden",
-    "sensitivity-0.95": "sensitivity 0.95",
-    "specificity-0.95": "specificity 0.95",
-}
 NOT_TESTED = {"passed": None, "verdict": "This method was not put to the test in this run."}
 
 
@@ -54,10 +44,6 @@ class Evidence:
         """``passed`` (None: not tested) and ``verdict`` of each method in `METHOD_TITLES`."""
         tested = self.explanations["methods"] if self.explanations else {}
         return {method: tested.get(method, NOT_TESTED) for method in METHOD_TITLES}
-
-
-def rule_title(rule: str) -> str:
-    return RULE_TITLES.get(rule, rule)
 
 
 def state_in_words(passed: bool | None) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.explanations.figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
-from cxr_model.reports.evidence import METHOD_TITLES
 from cxr_model.reports.page import data_uri, write_bytes
 from cxr_model.run_folder import RunFolder
 

@@ -18,16 +18,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cxr_model.errors import DataError
+from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.reliability.calibration import temper
 from cxr_model.reports import figures
 from cxr_model.reports.architecture_figure import architecture_figure
 from cxr_model.reports.evidence import (
-    METHOD_TITLES,
     Evidence,
     hygiene_rows,
     read_evidence,
     report_sections,
-    rule_title,
     state_in_words,
 )
 from cxr_model.reports.explained_films import explained_films
@@ -36,6 +35,7 @@ from cxr_model.reports.page import (
     data_uri,
     flatten,
     format_duration,
+    rule_title,
     template_environment,
     write_bytes,
 )

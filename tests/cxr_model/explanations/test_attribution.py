@@ -12,10 +12,11 @@ from cxr_model.explanations.attribution import (
     choose_films,
     explain_film,
     grad_cam_maps,
-    integrated_gradients_map,
+    gradient_shap_maps,
+    integrated_gradients_maps,
     occlusion_maps,
-    peaks_inside,
 )
+from cxr_model.explanations.localisation import peaks_inside
 from cxr_model.network import CxResNet, build_network, network_arguments
 
 CONFIG = ExplainConfig(occlusion_window_px=16, occlusion_stride_px=8, integrated_gradients_steps=8)
@@ -62,8 +63,38 @@ def test_occlusion_points_to_where_the_evidence_is() -> None:
 
 def test_integrated_gradients_add_up_to_the_change_of_the_logit() -> None:
     x_1CHW = _film()
-    map_HW = integrated_gradients_map(_CornerNet(), x_1CHW, 1, 8)  # type: ignore[arg-type]
-    assert float(map_HW.sum()) == pytest.approx(float(_CornerNet()(x_1CHW)[0, 1]), abs=1e-5)
+    maps_1HW, deltas_1 = integrated_gradients_maps(
+        _CornerNet(), x_1CHW, torch.tensor([1]), steps=4, seed=0
+    )  # type: ignore[arg-type]
+    logit = float(_CornerNet()(x_1CHW)[0, 1])
+    assert float(deltas_1[0]) == pytest.approx(0, abs=1e-5)
+    assert float(maps_1HW.sum()) == pytest.approx(logit, abs=0.02)  # of noisy copies
+
+
+def test_gradient_shap_tells_the_film_from_its_baselines() -> None:
+    x_NCHW = torch.ones(2, 1, 48, 48)
+    maps_NHW, deltas_N = gradient_shap_maps(
+        _CornerNet(), x_NCHW, torch.tensor([1, 0]), torch.zeros(3, 1, 48, 48), seed=0
+    )  # type: ignore[arg-type]
+    assert maps_NHW[0, :24, :24].mean() > 0
+    assert maps_NHW[1, :24, :24].mean() < 0
+    assert maps_NHW[:, 24:].abs().max() == 0
+    assert deltas_N.abs().max() < 0.05
+
+
+def test_a_seed_gives_the_same_map_and_leaves_other_draws_alone(network: CxResNet) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    maps = [
+        gradient_shap_maps(network, _film(), torch.tensor([1]), _film(1), seed=seed)[0]
+        for seed in (0, 0, 1)
+    ]
+    assert (torch.rand(1), np.random.rand()) == expected
+    torch.testing.assert_close(maps[0], maps[1])
+    assert not torch.allclose(maps[0], maps[2])
 
 
 def test_grad_cam_of_a_batch_is_that_of_each_film(network: CxResNet) -> None:
@@ -76,11 +107,11 @@ def test_grad_cam_of_a_batch_is_that_of_each_film(network: CxResNet) -> None:
 
 
 def test_a_film_gets_one_map_for_each_method_and_class(network: CxResNet) -> None:
-    maps = explain_film(network, _film(), [2, 0], CONFIG)
+    maps = explain_film(network, _film(), [2, 0], CONFIG, _film(1))
     assert set(maps) == {(method, target) for method in CONFIG.methods for target in (0, 2)}
     assert all(map_HW.shape == (48, 48) for map_HW in maps.values())
     only = dataclasses.replace(CONFIG, methods=("grad-cam",))
-    assert set(explain_film(network, _film(), [1], only)) == {("grad-cam", 1)}
+    assert set(explain_film(network, _film(), [1], only, _film(1))) == {("grad-cam", 1)}
 
 
 def _predictions() -> pd.DataFrame:

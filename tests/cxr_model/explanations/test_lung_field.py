@@ -34,7 +34,7 @@ def test_the_lungs_of_phantoms_are_found_as_well_as_is_stated(
         stated = LUNG_FIELD_QUALITY[name]
         assert isinstance(stated, dict)
         assert np.mean(values) == pytest.approx(stated["mean"], abs=0.05)
-        assert np.min(values) > stated["p5"] - 0.05
+        assert np.percentile(values, 5) > stated["p5"] - 0.05
 
 
 def test_either_half_holds_a_lung_and_the_midline_none(

@@ -1,0 +1,280 @@
+"""Every method of explanation put to the test on films of the holdout.
+
+The tests that need many maps run on fewer films, and the one that needs a map for each layer
+on a method's coarser variant where it has one; each figure carries its n.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from captum.metrics import sensitivity_max
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cxr_model.explanations import faithfulness, verdicts
+from cxr_model.explanations.attribution import captum_noise
+from cxr_model.explanations.faithfulness import Array, cells
+from cxr_model.explanations.localisation import energy_inside, peaks_inside
+from cxr_model.explanations.lung_field import LUNG_FIELD_METHOD, LUNG_FIELD_QUALITY
+from cxr_model.explanations.randomisation import SIDE, cascade, similarity, spearman
+from cxr_model.explanations.verdicts import Check, bound_check, mean_estimate, paired_check
+
+Explain = Callable[[nn.Module, Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
+"""Network, films (N, C, H, W), classes (N,), seed: maps (N, H, W) and convergence deltas (N,)."""
+
+RADIUS = 0.05
+"""Greatest change of a pixel in the sensitivity and repeatability tests, in standard
+deviations of the training films' grey: about three of 256 grey levels, which no eye sees."""
+NUM_PERTURBATIONS = 2  # of each film, for sensitivity
+NUM_SQUARES = 16  # on each film, for infidelity
+FEW_FILMS = 4  # for tests that need a map for each layer or each perturbation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    title: str
+    explain: Explain
+    quick: Explain | None = None
+    """A coarser variant for the randomisation test, which needs a map for each layer."""
+    most_delta: float = verdicts.MOST_DELTA
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedFilms:
+    """Normalised films with the class explained of each, and where evidence can lie."""
+
+    x_NCHW: Tensor
+    targets_N: Tensor
+    lungs_NHW: NDArray[np.bool_]
+    lesions_NHW: NDArray[np.bool_]
+    """Empty where a film has no mask."""
+
+    def few(self) -> "CheckedFilms":
+        """Some of them, from all over the list and so of every class."""
+        total = len(self.x_NCHW)
+        rows = np.unique(np.linspace(0, total - 1, min(FEW_FILMS, total)).round().astype(int))
+        return CheckedFilms(
+            x_NCHW=self.x_NCHW[rows],
+            targets_N=self.targets_N[rows],
+            lungs_NHW=self.lungs_NHW[rows],
+            lesions_NHW=self.lesions_NHW[rows],
+        )
+
+
+def check_methods(
+    network: nn.Module,
+    films: CheckedFilms,
+    methods: Mapping[str, Method],
+    *,
+    seed: int,
+    keep: Callable[[str, Tensor], None] = lambda _method, _maps_NHW: None,
+) -> dict[str, Any]:
+    """The record of ``evidence/explanations.json``; ``network`` must be in eval mode.
+
+    ``keep`` gets each method's name and its maps (N, H, W) of all the films.
+    """
+    begun = time.perf_counter()
+    shared = _Shared(network, films, seed)
+    records = {}
+    for name, method in methods.items():
+        explained = method.explain(network, films.x_NCHW, films.targets_N, seed)
+        records[name] = _check_method(network, films, method, explained, shared, seed)
+        keep(name, explained[0])
+    return {
+        "methods": records,
+        "baselines": {
+            name: _mean_curves(*curves) for name, curves in shared.baseline_curves.items()
+        },
+        "lung_field": {"method": LUNG_FIELD_METHOD, **LUNG_FIELD_QUALITY},
+        "num_films": len(films.x_NCHW),
+        "num_films_few": len(films.few().x_NCHW),
+        "radius": RADIUS,
+        "samples": NUM_PERTURBATIONS,
+        "squares": NUM_SQUARES,
+        "seconds": round(time.perf_counter() - begun, 2),
+    }
+
+
+class _Shared:
+    """What all methods are measured against, computed once."""
+
+    def __init__(self, network: nn.Module, films: CheckedFilms, seed: int) -> None:
+        x_NCHW, size_px = films.x_NCHW, films.x_NCHW.shape[-1]
+        generator = torch.Generator().manual_seed(seed)
+        self.center_NHW = faithfulness.center_prior(len(x_NCHW), size_px)
+        self.random_NHW = faithfulness.random_maps(len(x_NCHW), size_px, generator)
+        baselines = {"random": self.random_NHW, "centre": self.center_NHW}
+        self.baseline_curves = {
+            name: faithfulness.removal_curves(network, x_NCHW, films.targets_N, maps_NHW)
+            for name, maps_NHW in baselines.items()
+        }
+        self.masks_NSHW = faithfulness.square_masks(
+            len(x_NCHW), size_px, NUM_SQUARES, max(1, size_px // 6), generator
+        )
+        self.falls_NS = faithfulness.falls(network, x_NCHW, films.targets_N, self.masks_NSHW)
+        before = faithfulness.class_scores(network, x_NCHW, films.targets_N)
+        empty = faithfulness.class_scores(network, torch.zeros_like(x_NCHW), films.targets_N)
+        self.change_N = before - empty
+
+
+def _check_method(
+    network: nn.Module,
+    films: CheckedFilms,
+    method: Method,
+    explained: tuple[Tensor, Tensor | None],
+    shared: _Shared,
+    seed: int,
+) -> dict[str, Any]:
+    maps_NHW, deltas_N = explained
+    curves = faithfulness.removal_curves(network, films.x_NCHW, films.targets_N, maps_NHW)
+    checks = _removal_checks(curves, shared, seed)
+    randomisation, alike = _randomisation(network, films.few(), method, seed)
+    checks += alike
+    checks += _stability_checks(network, films.few(), method, seed)
+    if deltas_N is not None:
+        share = abs(deltas_N.double().cpu().numpy()) / max(1e-9, abs(shared.change_N).mean())
+        title = "Completeness error, share of the logit's change"
+        estimate = mean_estimate(share, seed)
+        checks.append(bound_check("convergence-delta", title, estimate, method.most_delta, "lower"))
+    checks += _localisation_checks(maps_NHW, films, shared, seed)
+    checks.append(_infidelity_check(maps_NHW, shared, seed))
+    passed, verdict = verdicts.judge(method.title, checks)
+    return {
+        "title": method.title,
+        "passed": passed,
+        "verdict": verdict,
+        "checks": checks,
+        "randomisation": randomisation,
+        "curves": _mean_curves(*curves),
+    }
+
+
+def _removal_checks(curves: tuple[Array, Array], shared: _Shared, seed: int) -> list[Check]:
+    checks = []
+    for side, (name, better) in enumerate((("insertion", "higher"), ("deletion", "lower"))):
+        references = {
+            label: faithfulness.curve_area(both[side])
+            for label, both in shared.baseline_curves.items()
+        }
+        areas = faithfulness.curve_area(curves[side])
+        title = f"{name.capitalize()}, area under the probability"
+        checks.append(paired_check(name, title, areas, references, better, seed=seed))  # type: ignore[arg-type]
+    return checks
+
+
+def _randomisation(
+    network: nn.Module, films: CheckedFilms, method: Method, seed: int
+) -> tuple[list[dict[str, Any]], list[Check]]:
+    """Likeness to the trained network's map, layer by layer from the head down."""
+    explain = method.quick or method.explain
+    trained_NHW, _ = explain(network, films.x_NCHW, films.targets_N, seed)
+    rows, correlation, likeness = [], np.zeros(0), np.zeros(0)
+    for layer, randomised in cascade(network, seed):
+        maps_NHW, _ = explain(randomised, films.x_NCHW, films.targets_N, seed)
+        correlation = abs(spearman(trained_NHW, maps_NHW))
+        likeness = similarity(trained_NHW, maps_NHW)
+        rows.append(
+            {
+                "layer": layer,
+                "spearman": float(correlation.mean()),
+                "ssim": float(likeness.mean()),
+            }
+        )
+    return rows, [
+        bound_check(
+            "randomised-spearman", "Rank correlation with random weights",
+            mean_estimate(correlation, seed), verdicts.MOST_RANDOMISED_SPEARMAN, "lower",
+        ),
+        bound_check(
+            "randomised-ssim", "Structural similarity with random weights",
+            mean_estimate(likeness, seed), verdicts.MOST_RANDOMISED_SSIM, "lower",
+        ),
+    ]  # fmt: skip
+
+
+def _stability_checks(
+    network: nn.Module, films: CheckedFilms, method: Method, seed: int
+) -> list[Check]:
+    """Two seeds, each with its own weak noise on the film; then Captum's sensitivity_max."""
+    explain = method.explain
+
+    def with_noise(number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(number)
+        noise = 2 * torch.rand(films.x_NCHW.shape, generator=generator) - 1
+        films_NCHW = films.x_NCHW + RADIUS * noise.to(films.x_NCHW.device)
+        return explain(network, films_NCHW, films.targets_N, number)[0]
+
+    def cells_of(x: tuple[Tensor, ...], target: Tensor) -> tuple[Tensor, ...]:
+        return (cells(explain(network, x[0], target, seed)[0], SIDE),)
+
+    repeated = spearman(with_noise(seed + 1), with_noise(seed + 2))
+    with captum_noise(seed):
+        sensitivity = sensitivity_max(
+            cells_of,
+            films.x_NCHW,
+            perturb_radius=RADIUS,
+            n_perturb_samples=NUM_PERTURBATIONS,
+            target=films.targets_N,
+        )
+    sensitivity_N = sensitivity.double().cpu().numpy()
+    return [
+        bound_check(
+            "repeatability", "Rank correlation of two seeds",
+            mean_estimate(repeated, seed), verdicts.LEAST_REPEATABILITY, "higher",
+        ),
+        bound_check(
+            "sensitivity", "Greatest relative change under weak noise (sensitivity_max)",
+            mean_estimate(sensitivity_N, seed), verdicts.MOST_SENSITIVITY, "lower",
+        ),
+    ]  # fmt: skip
+
+
+def _localisation_checks(
+    maps_NHW: Tensor, films: CheckedFilms, shared: _Shared, seed: int
+) -> list[Check]:
+    checks = []
+    maps = maps_NHW.float().cpu().numpy()
+    center = shared.center_NHW.numpy()
+    for place, masks_NHW in (("lung", films.lungs_NHW), ("lesion", films.lesions_NHW)):
+        known = masks_NHW.any(axis=(1, 2))
+        if not known.any():
+            continue
+        masks = masks_NHW[known]
+        even = masks.mean(axis=(1, 2))
+        energy = energy_inside(maps[known], masks)
+        references = {"even": even, "centre": energy_inside(center[known], masks)}
+        hits = peaks_inside(maps[known], masks).astype(np.float64)
+        pointing = {"even": even}
+        checks += [
+            paired_check(
+                f"{place}-energy", f"Share of the map inside the {place}", energy, references,
+                "higher", seed=seed, decides=False,
+            ),
+            paired_check(
+                f"{place}-pointing", f"Share of films whose peak lies inside the {place}", hits,
+                pointing, "higher", seed=seed, decides=False,
+            ),
+        ]  # fmt: skip
+    return checks
+
+
+def _infidelity_check(maps_NHW: Tensor, shared: _Shared, seed: int) -> Check:
+    references = {
+        name: faithfulness.infidelity(other, shared.masks_NSHW, shared.falls_NS)
+        for name, other in (("random", shared.random_NHW), ("centre", shared.center_NHW))
+    }
+    values = faithfulness.infidelity(maps_NHW, shared.masks_NSHW, shared.falls_NS)
+    title = "Infidelity under square removal, 0 perfect and 1 no better than no map"
+    return paired_check("infidelity", title, values, references, "lower", seed=seed, decides=False)
+
+
+def _mean_curves(inserted_NS: Array, deleted_NS: Array) -> dict[str, list[float]]:
+    share = np.linspace(0, 1, inserted_NS.shape[1])
+    curves = {
+        "share": share, "insertion": inserted_NS.mean(axis=0), "deletion": deleted_NS.mean(axis=0)
+    }  # fmt: skip
+    return {name: values.round(5).tolist() for name, values in curves.items()}
