@@ -98,7 +98,7 @@ def hygiene_rows(hygiene: dict[str, Any]) -> list[tuple[str, int, str]]:
     )
     rows = [
         ("Copies, byte for byte", exact["by_bytes"], copies),
-        ("Copies, pixel for pixel", exact["by_pixels"], copies),
+        ("Copies, pixel for pixel", exact["by_pixels"], ""),
         ("Films with a near copy", near["films"], alike),
         ("Copies in different classes", len(hygiene["label_conflicts"]), conflict),
     ]
