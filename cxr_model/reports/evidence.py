@@ -7,11 +7,6 @@ from typing import Any
 from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.run_folder import RunFolder, read_json
 
-RULE_TITLES = {
-    "youden": "maximum Youden",
-    "sensitivity-0.95": "sensitivity 0.95",
-    "specificity-0.95": "specificity 0.95",
-}
 NOT_TESTED = {"passed": None, "verdict": "This method was not put to the test in this run."}
 
 
@@ -49,10 +44,6 @@ class Evidence:
         """``passed`` (None: not tested) and ``verdict`` of each method in `METHOD_TITLES`."""
         tested = self.explanations["methods"] if self.explanations else {}
         return {method: tested.get(method, NOT_TESTED) for method in METHOD_TITLES}
-
-
-def rule_title(rule: str) -> str:
-    return RULE_TITLES.get(rule, rule)
 
 
 def state_in_words(passed: bool | None) -> str:
@@ -107,7 +98,7 @@ def hygiene_rows(hygiene: dict[str, Any]) -> list[tuple[str, int, str]]:
     )
     rows = [
         ("Copies, byte for byte", exact["by_bytes"], copies),
-        ("Copies, pixel for pixel", exact["by_pixels"], copies),
+        ("Copies, pixel for pixel", exact["by_pixels"], ""),
         ("Films with a near copy", near["films"], alike),
         ("Copies in different classes", len(hygiene["label_conflicts"]), conflict),
     ]

@@ -9,8 +9,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cxr_model.metrics import format_estimate
 from cxr_model.reports.architecture_figure import short_kind
-from cxr_model.reports.evidence import rule_title
 from cxr_model.run_folder import atomic_path
+
+RULE_TITLES = {
+    "youden": "maximum Youden",
+    "sensitivity-0.95": "sensitivity 0.95",
+    "specificity-0.95": "specificity 0.95",
+}
 
 
 def template_environment() -> Environment:
@@ -26,6 +31,7 @@ def template_environment() -> Environment:
         "estimate": format_estimate,
         "figure": format_figure,
         "rule": rule_title,
+        "sentence": sentence,
         "count": lambda number: f"{number:,}",
         "percent": lambda share: f"{100 * float(share):g} %",
         "short_kind": short_kind,
@@ -48,6 +54,15 @@ def format_figure(figure: Mapping[str, Any] | float | None) -> str:
     if isinstance(figure, Mapping):
         return format_estimate(dict(figure))
     return "undefined" if figure is None else f"{figure:.3f}"
+
+
+def rule_title(rule: str) -> str:
+    return RULE_TITLES.get(rule, rule)
+
+
+def sentence(words: str) -> str:
+    """With a capital and a full stop, as the verdicts of some parts come without."""
+    return words[:1].upper() + words[1:].removesuffix(".") + "."
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

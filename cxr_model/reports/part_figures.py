@@ -6,6 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cxr_model.reports.evidence import Evidence
+from cxr_model.reports.explanation_check_figures import explanation_check_figures
+from cxr_model.reports.hygiene_figures import hygiene_figures
 from cxr_model.reports.reliability_figures import reliability_figures
 from cxr_model.reports.robustness_figures import outlier_figures, robustness_figures
 from cxr_model.reports.shortcut_figures import shortcut_figures
@@ -14,10 +16,12 @@ Draw = Callable[[dict[str, Any]], dict[str, Figure]]
 
 # Part of the evidence, the function that draws it, the section its drawings stand in.
 PARTS: tuple[tuple[str, Draw, str], ...] = (
+    ("hygiene", hygiene_figures, "hygiene"),
     ("shortcuts", shortcut_figures, "shortcuts"),
     ("reliability", reliability_figures, "calibration"),
     ("outliers", outlier_figures, "outliers"),
     ("robustness", robustness_figures, "robustness"),
+    ("explanations", explanation_check_figures, "explanations"),
 )
 ELSEWHERE = {"risk-coverage": "abstention", "operating-points": "operating"}
 """Drawings that stand in another section than the rest of their part."""

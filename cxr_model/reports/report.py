@@ -27,7 +27,6 @@ from cxr_model.reports.evidence import (
     hygiene_rows,
     read_evidence,
     report_sections,
-    rule_title,
     state_in_words,
 )
 from cxr_model.reports.explained_films import explained_films
@@ -36,6 +35,7 @@ from cxr_model.reports.page import (
     data_uri,
     flatten,
     format_duration,
+    rule_title,
     template_environment,
     write_bytes,
 )

@@ -222,7 +222,7 @@ def hygiene_record(classes: list[str]) -> dict[str, Any]:
         "groups": {"count": 140, "largest": 4},
         "fingerprint": dict.fromkeys(classes, class_print),
         "counts": {"unreadable": 1, "blank": 1, "not a radiograph": 1234},
-        "told_apart_by": [{"property": "mode", "balanced_accuracy": 0.71}],
+        "told_apart_by": [{"property": "mode", "balanced_accuracy": 0.71, "chance": 0.5}],
     }  # fmt: skip
 
 
@@ -273,13 +273,17 @@ def explanation_record(*, passed: bool) -> dict[str, Any]:
         "name": "deletion", "title": "Deletion", "value": share(0.3), "threshold": 0.4,
         "better": "lower", "passed": passed, "reference": {"random": 0.5},
     }  # fmt: skip
+    curves = {"share": [0.0, 0.5, 1.0], "insertion": [0.3, 0.6, 0.9], "deletion": [0.9, 0.6, 0.3]}
     layers = [{"layer": "head", "spearman": 0.2, "ssim": 0.3}]
     method = {
         "title": "Grad-CAM", "passed": passed, "checks": [check], "randomisation": layers,
+        "curves": curves,
         "verdict": "It follows the weights." if passed else "It ignores the weights.",
     }  # fmt: skip
     return {
-        "methods": {"grad-cam": method}, "lung_field": {"method": "threshold"}, "num_films": 6,
+        "methods": {"grad-cam": method},
+        "baselines": {"random": curves, "centre": curves},
+        "lung_field": {"method": "threshold"}, "num_films": 6,
         "radius": 0.02, "samples": 8, "seconds": 3.0,
     }  # fmt: skip
 
