@@ -7,7 +7,7 @@ from typing import Any
 
 from cxr_model.config import RunConfig
 from cxr_model.environment import environment_record
-from cxr_model.gates import check_gates
+from cxr_model.gates import check_gates, gate_records
 from cxr_model.index import data_digest, patient_summary, read_index, unreadable_films
 from cxr_model.labels import order_classes
 from cxr_model.run_folder import RunFolder, read_json, write_json
@@ -44,7 +44,7 @@ def write_metrics(
         "holdout": holdout,
         "explanations": explanations,
         **_evidence(run),
-        "gates": [asdict(gate) for gate in check_gates(run, config)],
+        "gates": gate_records(check_gates(run, config)),
         "timing": {
             "stages": {name: round(seconds, 2) for name, seconds in stage_seconds.items()},
             "training_images_per_second": round(training.films_per_second, 1),

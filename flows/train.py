@@ -43,7 +43,7 @@ def train(
     resume: bool = False,
     model: str = "",
 ) -> str:
-    """Ingest, index, examine, split, cache, train, evaluate, probe, explain, report, publish.
+    """From a source of films to a published report, and a try at the place of champion.
 
     With ``resume`` the training goes on from the newest checkpoint of ``run_id``; what comes
     before it is done again, quickly, from what is kept on disk. So it does by itself when the

@@ -14,6 +14,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 
 from cxr_model.config import RunConfig
+from cxr_model.hygiene.datasheet import write_datasheet
 from cxr_model.metrics import format_estimate
 from cxr_model.reports.documents import write_documents
 from cxr_model.reports.report import build_report
@@ -57,6 +58,7 @@ def write_report(
             explanations=explanations,
             stage_seconds=stage_seconds,
         )
+        write_datasheet(run, config, source, provenance)
         write_documents(run)
         build_report(run)
     return headline(metrics)
