@@ -16,7 +16,7 @@ from cxr_model.errors import DataError
 from cxr_model.films import FilmSet, film_set
 from cxr_model.index import build_index
 from cxr_model.labels import order_classes
-from cxr_model.model_files import ModelCard, save_model
+from cxr_model.model_files import Decision, ModelCard, save_model
 from cxr_model.network import build_network, network_arguments, num_parameters
 from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.run_folder import RunFolder
@@ -88,6 +88,7 @@ def save_untrained(films: Prepared, config: RunConfig, folder: Path) -> RunFolde
     )
     run = RunFolder(folder)
     save_model(run, network.state_dict(), card)
+    Decision(temperature=1.0, abstain_below=0.0, operating_points={}).write(run.decision)
     return run
 
 

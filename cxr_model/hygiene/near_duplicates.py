@@ -128,9 +128,9 @@ def _unexplained(
     terms = [np.ones_like(given_PHW), given_PHW, given_PHW**2, given_PHW**3]
     terms += [across, down, across * ramp, down * ramp[:, None]]
     inner = slice(_MARGIN, -_MARGIN)
-    num_pairs = len(given_PHW)
-    terms_PKx = np.stack([t[:, inner, inner].reshape(num_pairs, -1) for t in terms], axis=1)
-    target_Px = target_PHW[:, inner, inner].reshape(num_pairs, -1)
+    flat = (len(given_PHW), (given_PHW.shape[1] - 2 * _MARGIN) * (given_PHW.shape[2] - 2 * _MARGIN))
+    terms_PKx = np.stack([t[:, inner, inner].reshape(flat) for t in terms], axis=1)
+    target_Px = target_PHW[:, inner, inner].reshape(flat)
     normal_PKK = terms_PKx @ terms_PKx.transpose(0, 2, 1) + _RIDGE * np.eye(
         len(terms), dtype=np.float32
     )

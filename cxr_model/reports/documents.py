@@ -33,12 +33,13 @@ def write_documents(run: RunFolder) -> list[Path]:
 
 def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
     text = _markdown_environment().get_template(template).render(context)
+    plain = text.replace("&#39;", "'").replace("&#34;", '"').rstrip("\n") + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(plain, encoding="utf-8")
     return path
 
 
 def _markdown_environment() -> Environment:
-    environment = template_environment()  # what it escapes, Markdown shows as it was
+    environment = template_environment()  # what it escapes, but for quotes, Markdown shows
     environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "∣").split())
     return environment

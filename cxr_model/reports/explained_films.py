@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.explanations.figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
@@ -34,6 +35,28 @@ def explained_films(run: RunFolder) -> tuple[list[dict[str, Any]], int]:
     return films, len(by_film)
 
 
+def mean_maps(run: RunFolder, classes: list[str]) -> list[dict[str, Any]]:
+    """Of each class the mean film called so and the mean map of each method, as pictures.
+
+    Classes that no holdout film was called have none.
+    """
+    shown: list[dict[str, Any]] = []
+    with np.load(run.attributions / "mean.npz") as arrays:
+        for name in classes:
+            if f"film_{name}" not in arrays:
+                continue
+            film = arrays[f"film_{name}"]
+            maps = {
+                method: heat_map_tile(film, arrays[f"{method}_{name}"], method, None)
+                for method in METHOD_TITLES
+                if f"{method}_{name}" in arrays
+            }
+            shown.append(
+                {"name": name, "picture": _uri(film_tile(film, None)), "maps": _uris(maps)}
+            )
+    return shown
+
+
 def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str, Any]:
     first = rows.iloc[0]
     explained = []
@@ -60,15 +83,14 @@ def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str
         **{name: first[name] for name in ("path", "label", "predicted", "chosen")},
         "probability": float(first["probability"]),
         "outlined": mask is not None,
-        "picture": data_uri("image/jpeg", jpeg_bytes(original)),
-        "targets": [
-            {
-                "name": target,
-                "maps": {
-                    method: data_uri("image/jpeg", jpeg_bytes(tile))
-                    for method, tile in tiles.items()
-                },
-            }
-            for target, tiles in explained
-        ],
+        "picture": _uri(original),
+        "targets": [{"name": target, "maps": _uris(tiles)} for target, tiles in explained],
     }
+
+
+def _uris(tiles: dict[str, Image.Image]) -> dict[str, str]:
+    return {method: _uri(tile) for method, tile in tiles.items()}
+
+
+def _uri(tile: Image.Image) -> str:
+    return data_uri("image/jpeg", jpeg_bytes(tile))

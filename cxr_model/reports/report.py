@@ -29,7 +29,7 @@ from cxr_model.reports.evidence import (
     report_sections,
     state_in_words,
 )
-from cxr_model.reports.explained_films import explained_films
+from cxr_model.reports.explained_films import explained_films, mean_maps
 from cxr_model.reports.film_gallery import HEAT_MAP, gallery_films
 from cxr_model.reports.page import (
     data_uri,
@@ -78,7 +78,7 @@ def build_report(run: RunFolder) -> Path:
 def _require_files(run: RunFolder) -> None:
     for path in (
         run.metrics, run.config, run.splits, run.history, run.model_card, run.predictions,
-        run.attributions / "index.csv",
+        run.attributions / "index.csv", run.attributions / "mean.npz",
     ):  # fmt: skip
         if not path.is_file():
             raise DataError(
@@ -111,6 +111,7 @@ def _context(run: RunFolder, evidence: Evidence, metrics: dict[str, Any]) -> dic
         "overlaps": _overlaps(run),
         "films": films,
         "num_explained": num_explained,
+        "mean_maps": mean_maps(run, metrics["holdout"]["classes"]),
         "method_titles": METHOD_TITLES,
         "stage_times": {
             stage: format_duration(seconds)

@@ -139,20 +139,20 @@ def test_a_red_gate_bars_the_way_even_where_there_is_no_champion(make_run: MakeR
     for run in (make_run("leaking", 0.95, leaks=True), make_run("guessing", 0.5)):
         verdict = judge(run, None)
         assert not verdict.promote
-        assert "the gate is red" in verdict.why
+        assert verdict.why.startswith("not promoted: red: ")
     leak, *_, chance = promotion_gates(make_run("leaking", 0.95, leaks=True))
     assert (leak.passed, chance.passed) == (False, True)
     assert "group patient 0 stands in 2 splits" in leak.found
 
 
-def test_a_red_gate_that_only_warns_bars_no_way(make_run: MakeRun) -> None:
+def test_a_red_gate_bars_the_way_whether_it_ends_the_run_or_only_warns(make_run: MakeRun) -> None:
     run = make_run("alarmed", 0.95)
+    assert judge(run, None).promote
     share = {"value": 0.0, "ci_low": -0.1, "ci_high": 0.1, "n": 300}
     audit = {"alarm": True, "alarms": ["the border tells"], "verdict": "", "headline": share}
     write_json(run.shortcuts, audit)
-    assert judge(run, None).promote
-    config = asdict(RunConfig())
-    write_json(run.config, config | {"gates": {"fail_on": ["leakage", "shortcut"]}})
-    verdict = judge(run, None)
-    assert not verdict.promote
-    assert "shortcut (the border tells" in verdict.why
+    for fail_on in (["leakage"], ["leakage", "shortcut"]):
+        write_json(run.config, asdict(RunConfig()) | {"gates": {"fail_on": fail_on}})
+        verdict = judge(run, None)
+        assert not verdict.promote
+        assert "shortcut (the border tells" in verdict.why

@@ -23,6 +23,7 @@ from cxr_model.index import build_index, write_index
 from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.predict import Predictor, score
 from cxr_model.presets import smoke
+from cxr_model.reliability.measure import measure_reliability
 from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.splits import assign_splits, write_splits
 from cxr_model.stages import evaluate, read_predictions, train
@@ -71,6 +72,7 @@ def _run_through(run: RunFolder, root: Path, config: RunConfig, cache: FilmCache
     write_splits(assign_splits(index, config.split), run.splits)
     training = train(run, "r1", config, cache, lambda _: None)
     holdout = evaluate(run, config, cache)
+    measure_reliability(run, config)
     explanations = explain(run, config, cache, root)
     write_metrics(
         run,

@@ -72,7 +72,7 @@ def test_without_runs_the_store_says_where_to_begin(shell: Shell) -> None:
 
 def test_every_command_has_help_and_an_example(shell: Shell) -> None:
     commands = re.findall(r"^  ([a-z]+) ", shell.ok("--help").split("Commands:")[1], re.MULTILINE)
-    assert len(commands) == 18
+    assert len(commands) == 20
     for command in commands:
         assert f"Example: cxr {command}" in shell.ok(command, "--help")
 

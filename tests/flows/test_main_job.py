@@ -86,7 +86,7 @@ def test_prefect_shows_the_run_with_its_tasks_and_artifacts(stack: Shell, publis
     assert kinds["training"] == "progress"
     assert kinds["stages"] == "table"
     assert "report" in kinds
-    assert len(tasks) == 16
+    assert len(tasks) == 20
     live = {artifact["key"]: artifact["data"] for artifact in artifacts}
     assert live["training"] == 100
     assert "| epoch | 2 of 2 |" in live["training-progress"]
@@ -229,8 +229,8 @@ def test_a_run_is_measured_from_the_command_to_its_end(stack: Shell) -> None:
     assert found["stack"] == "was up"
     *rows, total = found["rows"]
     assert [row["stage"] for row in rows][1:-2] == [
-        *("ingest", "index", "split", "cache", "train", "evaluate", "explain", "report"),
-        *("publish", "promote"),
+        *("ingest", "index", "hygiene", "split", "cache", "train", "evaluate", "reliability"),
+        *("explain", "report", "publish", "promote"),
     ]
     assert all(row["orchestration_s"] >= 0 for row in rows)
     seconds = found["seconds"]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.metrics import evaluate_predictions, proportion_interval
 from cxr_model.run_folder import RunFolder, write_json
 
@@ -86,7 +87,7 @@ def write_attributions(
         blob = np.exp(-((x - 0.3) ** 2 + (y + 0.2) ** 2) / 0.1)
         arrays: dict[str, Any] = {"film": np.uint8(120 + 60 * blob), "mask": blob > 0.5}
         for role in dict.fromkeys((film["predicted"], film["label"])):
-            for method in ("occlusion", "integrated-gradients", "grad-cam"):
+            for method in METHOD_TITLES:
                 name = f"{method}_{classes.index(role)}"
                 noise = generator.normal(size=blob.shape)
                 arrays[name] = (blob if method == "grad-cam" else blob + 0.3 * noise).astype("f2")
@@ -103,6 +104,9 @@ def write_attributions(
                 )
         np.savez_compressed(run.attributions / f"film-{number:02d}.npz", **arrays)
     pd.DataFrame(rows).to_csv(run.attributions / "index.csv", index=False)
+    means = {f"film_{name}": arrays["film"] for name in classes}
+    means |= {f"grad-cam_{name}": blob.astype("f2") for name in classes}
+    np.savez_compressed(run.attributions / "mean.npz", allow_pickle=False, **means)
 
 
 def network_layers(num_classes: int) -> list[dict[str, Any]]:
