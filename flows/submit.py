@@ -7,6 +7,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas import State
 from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
@@ -31,6 +32,7 @@ _LAST_LINES_S = 3.0  # Prefect sends a process's lines every other second, and a
 _LATE = timedelta(seconds=15)  # so far back a late line may sort
 _PAGE = 200
 _PATIENCE_S = 60.0
+_SILENCE_S = 180.0  # a request ends after 60 s by itself, and SQLite can be locked as long
 _RESTART_S = 90.0  # after a crash: the automation answers in 20 s or so, a busy server later
 # What Prefect says to those who look after it; the run's own lines are shown.
 _WORKERS_TALK = {"prefect.flow_runs.worker", "prefect.flow_runs.runner", "prefect.deployment"}
@@ -85,9 +87,7 @@ def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> N
     num_tasks, task_began = 0, started
     crashed_at: float | None = None
     while True:
-        state = client.read_flow_run(flow_run_id).state
-        assert state is not None
-        log.print_new()
+        state = _look(client, flow_run_id, log)
         now = time.monotonic()
         if log.num_tasks > num_tasks:  # the next ones may be short, and the end near
             num_tasks, task_began = log.num_tasks, now
@@ -108,6 +108,28 @@ def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> N
     log.print_last()
     if not state.is_completed():
         raise _failure(state.name or state.type.value, state.message or "")
+
+
+def _look(client: SyncPrefectClient, flow_run_id: UUID, log: "_RunLog") -> State:
+    """The run's state, and its new lines printed; a server that is silent is waited for.
+
+    Raises ``StackError`` where it stays so; the run itself may well go on meanwhile.
+    """
+    deadline = time.monotonic() + _SILENCE_S
+    while True:
+        try:
+            state = client.read_flow_run(flow_run_id).state
+            log.print_new()
+        except httpx.HTTPError as error:
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"the Prefect server does not answer ({type(error).__name__}); the run goes "
+                    "on if a worker has it, 'cxr status' tells"
+                ) from error
+            time.sleep(_MOST_POLL_S)
+        else:
+            assert state is not None
+            return state
 
 
 class _RunLog:

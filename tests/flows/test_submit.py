@@ -1,0 +1,60 @@
+"""A server that answers late or with an error: the way to it is cut and mended in the client."""
+
+from collections.abc import Iterator
+from io import StringIO
+
+import httpx
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.testing.utilities import prefect_test_harness
+from rich.console import Console
+
+from cxr_model.errors import StackError
+from flows import submit
+
+
+@flow
+def nothing() -> None: ...
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[SyncPrefectClient]:
+    with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
+        yield client
+
+
+def _cut(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The next ``times`` requests meet no server."""
+    send, failed = client._client.send, []
+
+    def try_to_send(request: httpx.Request, **options: object) -> httpx.Response:
+        if len(failed) < times:
+            failed.append(request)
+            raise httpx.ReadTimeout("no answer", request=request)
+        return send(request, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(client._client, "send", try_to_send)
+
+
+def test_a_server_that_is_silent_for_a_while_is_waited_for(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = client.create_flow_run(nothing)
+    log = submit._RunLog(client, run.id, Console(file=StringIO()))
+    monkeypatch.setattr(submit, "_MOST_POLL_S", 0.01)
+    _cut(client, monkeypatch, times=3)
+    state = submit._look(client, run.id, log)
+    assert state.is_pending()
+
+
+def test_of_a_server_that_stays_silent_it_is_said_that_the_run_may_go_on(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = client.create_flow_run(nothing)
+    log = submit._RunLog(client, run.id, Console(file=StringIO()))
+    monkeypatch.setattr(submit, "_MOST_POLL_S", 0.01)
+    monkeypatch.setattr(submit, "_SILENCE_S", 0.05)
+    _cut(client, monkeypatch, times=1000)
+    with pytest.raises(StackError, match="does not answer \\(ReadTimeout\\); the run goes on"):
+        submit._look(client, run.id, log)
