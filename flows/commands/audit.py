@@ -105,8 +105,9 @@ def _print(record: dict[str, Any], source: str) -> None:
     )
     table = Table("finding", "films", "first of them")
     for finding, lines in _findings(record).items():
-        count = record["counts"][finding]
-        table.add_row(finding, f"{count:,}", "\n".join(lines[:_MOST_SHOWN]))
+        is_known = finding != "near duplicate" or record["near_duplicates"]["searched"]
+        count = f"{record['counts'][finding]:,}" if is_known else "not looked for"
+        table.add_row(finding, count, "\n".join(lines[:_MOST_SHOWN]))
     out.print(table)
     table = Table("class", "films", "size (median)", "formats", "modes", "JPEG quality", "border")
     for label, films in record["fingerprint"].items():

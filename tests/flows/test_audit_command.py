@@ -18,5 +18,7 @@ def test_audit_tells_writes_and_refuses(shell: Shell) -> None:
     assert json.loads((folder / "hygiene.json").read_text()) == record
     told = shell.ok("audit", "phantom:30", *planted)
     assert "33 patients, 0 of them in several classes" in told
+    off = ["--set", "hygiene.near_duplicates=false"]
+    assert "not looked for" in shell.ok("audit", "phantom:30", *off)
     assert "does not exist" in shell.refused("audit", "nowhere")
     assert not (shell.settings.home / "prefect").exists()
