@@ -14,6 +14,7 @@ from cxr_model.cache import open_film
 from cxr_model.data_config import DataConfig, LabelConfig, PhantomConfig
 from cxr_model.hygiene.near_duplicates import (
     MAX_DISTANCE,
+    alike_at_a_glance,
     components,
     find_links,
     is_blank,
@@ -53,6 +54,18 @@ def test_near_copies_of_phantoms_are_found_and_nothing_else(tmp_path: Path, seed
     recall, precision = rates(pairs_of(index), planted)
     assert recall >= 0.95
     assert precision >= 0.95
+
+
+def test_a_glance_keeps_a_re_exposed_film_and_drops_its_negative_and_others() -> None:
+    rng = np.random.default_rng(0)
+    clouds = gaussian_filter(rng.normal(size=(50, 32, 32)), (0, 3, 3))
+    films = (128 + 50 * clouds / clouds.std()).clip(1, 255).astype(np.uint8)
+    darker = (255 * (films / 255) ** 1.18).round().astype(np.uint8)
+    thumbnails = np.concatenate([films, darker, 255 - films])
+    places = np.arange(50)
+    assert alike_at_a_glance(thumbnails, places, 50 + places).all()
+    assert not alike_at_a_glance(thumbnails, places, 100 + places).any()
+    assert not alike_at_a_glance(thumbnails, places, np.roll(places, 1)).any()
 
 
 def test_films_of_a_clean_set_are_no_copies(cached_phantoms: tuple[pd.DataFrame, Path]) -> None:
