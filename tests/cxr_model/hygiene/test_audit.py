@@ -203,6 +203,23 @@ def test_a_class_of_other_files_is_told_apart_by_them(tmp_path: Path) -> None:
     assert best["mode"] == best["format"] == pytest.approx(2 / 3, abs=0.01)
 
 
+def test_one_black_film_in_two_classes_is_a_conflict_of_exact_copies(tmp_path: Path) -> None:
+    root = tmp_path / "films"
+    write_phantoms(root, PhantomConfig(num_films=15))
+    black = Image.new("L", (70, 60))
+    paths = ["COVID-19/black.bmp", "Normal/black.png"]
+    for path in paths:
+        black.save(root / path)
+    off = replace(LENIENT, hygiene=HygieneConfig(near_duplicates=False))
+    for config in (LENIENT, off):
+        record = look_at(root, tmp_path / "run", config)
+        assert record["exact_duplicates"]["groups"] == [paths]
+        assert record["exact_duplicates"]["by_pixels"] == 2
+        assert record["near_duplicates"]["films"] == 0
+        (conflict,) = record["label_conflicts"]
+        assert conflict == {"paths": paths, "labels": ["covid", "normal"], "kind": "pixels"}
+
+
 def test_nothing_is_judged_by_a_common_picture_that_is_not_there(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(60):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import ImageEnhance
+from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
 from cxr_model.cache import open_film
@@ -23,6 +23,7 @@ from cxr_model.hygiene.near_duplicates import (
 from cxr_model.hygiene.perceptual_hash import equalise, perceptual_hashes
 from cxr_model.index import build_index
 from cxr_model.phantoms.phantom import write_phantoms
+from cxr_model.splits import group_films
 
 Pair = tuple[str, str]
 
@@ -109,6 +110,27 @@ def test_the_search_can_be_left_out(tmp_path: Path) -> None:
     write_phantoms(tmp_path / "films", config)
     index = build_index(tmp_path / "films", DataConfig(), LabelConfig(), near_duplicates=False)
     assert set(index["copies"]) == {""}
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_films_of_equal_pixels_are_copies_whatever_their_format_and_blank_ones_too(
+    tmp_path: Path, near: bool
+) -> None:
+    root = tmp_path / "films"
+    write_phantoms(root, PhantomConfig(num_films=15))
+    jpeg = next((root / "Normal").glob("*.jpg"))
+    with Image.open(jpeg) as image:
+        image.save(jpeg.with_suffix(".tiff"))
+    for name, grey, size in (("one", 0, (70, 60)), ("other", 1, (70, 60)), ("third", 0, (60, 70))):
+        Image.new("L", size, grey).save(root / "Normal" / f"{name}.png")
+    Image.new("L", (70, 60), 0).save(root / "COVID-19" / "black.bmp")
+    index = build_index(root, DataConfig(), LabelConfig(), near_duplicates=near)
+    jpeg_path = jpeg.relative_to(root)
+    assert pairs_of(index) == {
+        ("COVID-19/black.bmp", "Normal/one.png"),
+        (jpeg_path.as_posix(), jpeg_path.with_suffix(".tiff").as_posix()),
+    }
+    assert group_films(index).nunique() == len(index) - 2
 
 
 def altered(data: bytes, rng: np.random.Generator) -> bytes:
