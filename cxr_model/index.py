@@ -61,6 +61,7 @@ def build_index(
     labels: LabelConfig,
     *,
     near_duplicates: bool = True,
+    every_class: bool = True,
     thumbnails: Path | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -78,7 +79,8 @@ def build_index(
     (films, 32, 32), zero where a film does not decode.
 
     Raises DataError as ``find_films`` does, and where more than
-    ``data.max_unreadable_fraction`` of the films or all films of a class do not decode.
+    ``data.max_unreadable_fraction`` of the films or all films of a class do not decode; unless
+    ``every_class``, where no film at all does.
     """
     patient_rule = re.compile(data.patient_pattern or _NOTHING)
     series_rule = re.compile(data.series_pattern or _NOTHING, re.IGNORECASE)
@@ -105,7 +107,7 @@ def build_index(
             if progress:
                 progress(len(rows), len(films))
     index = pd.DataFrame(rows, columns=list(COLUMNS))
-    _check_readable(root, index, classes, data.max_unreadable_fraction)
+    _check_readable(root, index, classes if every_class else [], data.max_unreadable_fraction)
     pictures_NHW = np.stack(pictures)
     if thumbnails:
         _write_thumbnails(pictures_NHW, thumbnails)
@@ -214,6 +216,8 @@ def _check_readable(
             "or remove them, or raise data.max_unreadable_fraction "
             f"(now {max_unreadable_fraction})"
         )
+    if len(damaged) == len(index):
+        raise DataError(f"{root}: not one film can be decoded ({shown}); replace them")
     readable = set(index.loc[index["error"] == "", "label"])
     for label in classes:
         if label not in readable:
