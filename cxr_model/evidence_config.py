@@ -15,7 +15,8 @@ class HygieneConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     near_duplicates: bool = True
-    """Look for films that show the same picture in other bytes, and keep them in one split."""
+    """Look for films that show the same picture in other pixels too, and keep them in one split
+    as those of the same bytes or pixels always are."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ from PIL import Image
 from cxr_model.cache import Pixels, Progress, film_pixels, open_film
 from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import DataError
-from cxr_model.hygiene.near_duplicates import components, find_links
+from cxr_model.hygiene.copies import same_pixels
+from cxr_model.hygiene.near_duplicates import Link, components, find_links
 from cxr_model.hygiene.perceptual_hash import THUMBNAIL_PX, perceptual_hashes
 from cxr_model.labels import Film, find_films
 from cxr_model.run_folder import atomic_path, write_table
@@ -60,6 +61,7 @@ def build_index(
     labels: LabelConfig,
     *,
     near_duplicates: bool = True,
+    every_class: bool = True,
     thumbnails: Path | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -69,14 +71,16 @@ def build_index(
     decode keeps its row, with the reason in ``error``. ``mask`` is ``masks/<path>.png`` where
     that file exists. ``jpeg_quality`` is the encoder's setting, on the IJG's scale (0: no JPEG),
     ``chroma`` the mean distance between a pixel's largest and smallest channel (0 to 255),
-    ``phash`` `perceptual_hashes` in hexadecimal. Films that show one picture in several files of
-    other bytes share the name in ``copies`` (`near_duplicates.find_links`).
+    ``phash`` `perceptual_hashes` in hexadecimal. Files of other bytes and the same pixels share
+    the name in ``copies`` (`same_pixels`) and, if ``near_duplicates``, so do those that show the
+    same picture (`find_links`).
 
     ``thumbnails`` names a file for the grey pictures that all this was found on: uint8
     (films, 32, 32), zero where a film does not decode.
 
     Raises DataError as ``find_films`` does, and where more than
-    ``data.max_unreadable_fraction`` of the films or all films of a class do not decode.
+    ``data.max_unreadable_fraction`` of the films or all films of a class do not decode; unless
+    ``every_class``, where no film at all does.
     """
     patient_rule = re.compile(data.patient_pattern or _NOTHING)
     series_rule = re.compile(data.series_pattern or _NOTHING, re.IGNORECASE)
@@ -103,27 +107,36 @@ def build_index(
             if progress:
                 progress(len(rows), len(films))
     index = pd.DataFrame(rows, columns=list(COLUMNS))
-    _check_readable(root, index, classes, data.max_unreadable_fraction)
+    _check_readable(root, index, classes if every_class else [], data.max_unreadable_fraction)
     pictures_NHW = np.stack(pictures)
     if thumbnails:
         _write_thumbnails(pictures_NHW, thumbnails)
-    return _with_copies(index, pictures_NHW, find=near_duplicates)
+    return _with_copies(index, pictures_NHW, root, near=near_duplicates)
 
 
-def _with_copies(index: pd.DataFrame, pictures_NHW: Pixels, *, find: bool) -> pd.DataFrame:
+def _with_copies(
+    index: pd.DataFrame, pictures_NHW: Pixels, root: Path, *, near: bool
+) -> pd.DataFrame:
     readable = np.flatnonzero(index["error"] == "")
     hashes = perceptual_hashes(pictures_NHW[readable])
     phash, copies = np.full((2, len(index)), "", dtype=object)
     phash[readable] = [f"{value:016x}" for value in hashes.tolist()]
-    if find:
-        # Films of the same bytes are known by their digest: one stands for all.
-        sha256s = index["sha256"].to_numpy(dtype=str)[readable]
-        names, first, film_of = np.unique(sha256s, return_index=True, return_inverse=True)
-        links = find_links(hashes[first], pictures_NHW[readable[first]])
-        component = components(len(names), links)
-        is_alone = np.bincount(component)[component] == 1
-        smallest = pd.Series(names).groupby(component).transform("min").str[:16]
-        copies[readable] = np.where(is_alone, "", smallest)[film_of]
+    # Films of the same bytes are known by their digest: one stands for all.
+    sha256s = index["sha256"].to_numpy(dtype=str)[readable]
+    names, first, film_of = np.unique(sha256s, return_index=True, return_inverse=True)
+    films = index.iloc[readable[first]].reset_index(drop=True)
+    thumbnails_NHW = pictures_NHW[readable[first]]
+    links = [
+        Link(same[0], other, 0.0)
+        for same in same_pixels(films, thumbnails_NHW, root)
+        for other in same[1:]
+    ]
+    if near:
+        links += find_links(hashes[first], thumbnails_NHW)
+    component = components(len(names), links)
+    is_alone = np.bincount(component)[component] == 1
+    smallest = pd.Series(names).groupby(component).transform("min").str[:16]
+    copies[readable] = np.where(is_alone, "", smallest)[film_of]
     return index.assign(phash=phash.astype("str"), copies=copies.astype("str"))
 
 
@@ -203,6 +216,8 @@ def _check_readable(
             "or remove them, or raise data.max_unreadable_fraction "
             f"(now {max_unreadable_fraction})"
         )
+    if len(damaged) == len(index):
+        raise DataError(f"{root}: not one film can be decoded ({shown}); replace them")
     readable = set(index.loc[index["error"] == "", "label"])
     for label in classes:
         if label not in readable:

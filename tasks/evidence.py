@@ -24,11 +24,12 @@ def examine_films(run_root: Path, config: RunConfig, root: Path) -> dict[str, An
     """Copies, damage and strangers among the indexed films, and what each class looks like."""
     with working():
         found = audit_films(RunFolder(run_root), config, root)
+    near = found["near_duplicates"]
     get_run_logger().info(
-        "%d exact and %d near duplicates, %d of them across classes",
+        "%d exact duplicates, %s near duplicates, %d copies across classes",
         found["exact_duplicates"]["by_bytes"] + found["exact_duplicates"]["by_pixels"],
-        found["near_duplicates"]["films"],
-        len(found["label_conflicts"]),
+        near["films"] if near["searched"] else "no search for",
+        found["counts"]["label conflict"],
     )
     return found
 

@@ -74,7 +74,7 @@ def audit_films(run: RunFolder, config: RunConfig, root: Path) -> dict[str, Any]
     record = {
         "num_films": len(index),
         "unreadable": unreadable,
-        **_copies_record(copies),
+        **_copies_record(copies, searched=config.hygiene.near_duplicates),
         "label_conflicts": label_conflicts(table, copies),
         **_look_at_pictures(films),
         "odd_sizes": _odd_sizes(films),
@@ -97,7 +97,7 @@ def audit_films(run: RunFolder, config: RunConfig, root: Path) -> dict[str, Any]
     return short
 
 
-def _copies_record(copies: Copies) -> dict[str, Any]:
+def _copies_record(copies: Copies, *, searched: bool) -> dict[str, Any]:
     return {
         "exact_duplicates": {
             "by_bytes": sum(map(len, copies.by_bytes)),
@@ -105,6 +105,7 @@ def _copies_record(copies: Copies) -> dict[str, Any]:
             "groups": copies.by_bytes + copies.by_pixels,
         },
         "near_duplicates": {
+            "searched": searched,  # where it is false, no number of films says anything
             "films": copies.num_near,
             "groups": [{"paths": paths, "distance": gap} for paths, gap in copies.near],
             "method": METHOD,

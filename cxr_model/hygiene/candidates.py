@@ -1,4 +1,4 @@
-"""Which of many hashes lie near each other, without comparing each with each.
+"""Which of many hashes lie near each other, found without comparing most of their pairs.
 
 Multi-index hashing (Norouzi, Punjani & Fleet 2012, arXiv:1307.2982): 64 bits are cut into
 five bands. Two hashes that differ in at most nine bits differ in at most one bit of some band,
@@ -14,7 +14,7 @@ MAX_BITS = 9
 """Hashes that differ in more bits are no candidates; with five bands all others are found."""
 _BANDS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))  # first bit, number of bits
 # A look-up with more partners has hit a heap of nearly equal pictures, all of which hang together
-# through its first ones: with few of those the work stays linear in the number of films.
+# through its first ones. Other pairs of such a look-up are lost unless another band finds them.
 _MOST_PARTNERS = 256
 _HEAP_PARTNERS = 4
 _CHUNK_PAIRS = 2**20
@@ -26,8 +26,10 @@ Places = NDArray[np.int64]
 def near_hashes(hashes: Hashes) -> tuple[Places, Places, NDArray[np.uint8]]:
     """Pairs of places ``first < second`` in ``hashes`` (N,) and the number of bits they differ in.
 
-    All pairs of at most ``MAX_BITS``, nearest first; of heaps those that hang them together.
-    100,000 hashes take seconds on two cores (``cxr bench hygiene``).
+    Pairs of at most ``MAX_BITS``, nearest first: all, but for look-ups with more than 256
+    partners, of which the first four are compared. Of 100,000 drawn hashes in 8 to 31 s on two
+    cores, 14 to 82 times what 10,000 take, with 99.6 to 100 % of the planted pairs
+    (``cxr bench hygiene``).
     """
     order = np.argsort(hashes, kind="stable")
     distinct, starts = np.unique(hashes[order], return_index=True)

@@ -1,6 +1,8 @@
 """Which films are copies of which: by bytes, by decoded pixels, by what they show."""
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -31,6 +33,27 @@ class Copies:
         return sum(len(paths) for paths, _ in self.near)
 
 
+def same_pixels(films: pd.DataFrame, thumbnails_NHW: Pixels, root: Path) -> list[list[int]]:
+    """Groups of row labels of ``films`` (readable, each of other bytes) with the same pixels.
+
+    Films of one size are decoded whole where their thumbnails are equal, blank ones too. JPEGs
+    are decoded small for theirs and come out a little different, so where files of one size are
+    partly JPEGs all of them are. Raises ``DataError`` where one cannot be any more.
+    """
+    size = [films["width"], films["height"]]
+    pictures = pd.Series([picture.tobytes() for picture in thumbnails_NHW], films.index)
+    is_equal = pictures.groupby([*size, pictures]).transform("size") > 1
+    is_mixed = (films["jpeg_quality"] > 0).groupby(size).transform("nunique") > 1
+    return _group_by_pixels(films[is_equal | is_mixed], root)
+
+
+def _group_by_pixels(films: pd.DataFrame, root: Path) -> list[list[int]]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = list(pool.map(_pixel_digest, [root / path for path in films["path"]]))
+    groups = films.groupby(["width", "height", np.array(digests, dtype=str)]).groups
+    return [rows.tolist() for rows in groups.values() if len(rows) > 1]
+
+
 def find_copies(films: pd.DataFrame, thumbnails_NHW: Pixels, root: Path) -> Copies:
     """Copies among the readable ``films`` of an index, whose ``copies`` have been found there.
 
@@ -42,16 +65,11 @@ def find_copies(films: pd.DataFrame, thumbnails_NHW: Pixels, root: Path) -> Copi
     grouped = firsts[firsts["copies"] != ""]
     pixel_groups, near = [], []
     for _, members in grouped.groupby("copies"):
-        equal = [
-            same["path"].tolist()
-            for _, of_size in members.groupby(["width", "height"])
-            if len(of_size) > 1
-            for _, same in of_size.groupby([_pixel_digest(root / path) for path in of_size["path"]])
-            if len(same) > 1
-        ]
-        pixel_groups += equal
-        places = members.index.to_numpy()
+        is_of_size = members.duplicated(["width", "height"], keep=False)
+        equal = _group_by_pixels(members[is_of_size], root)
+        pixel_groups += [members.loc[same, "path"].tolist() for same in equal]
         if len(equal) != 1 or len(equal[0]) < len(members):
+            places = members.index.to_numpy()
             near.append((members["path"].tolist(), _widest(thumbnails_NHW, places)))
     by_bytes = [same["path"].tolist() for _, same in rows.groupby("sha256") if len(same) > 1]
     return Copies(

@@ -22,10 +22,11 @@ def write_datasheet(
     ``source`` and ``provenance`` are what ingestion tells of where the films came from.
     """
     record = read_json(run.hygiene)
-    digest = data_digest(read_index(run.index))
+    index = read_index(run.index)
+    digest = data_digest(index)
     sections = {
         "Motivation": _motivation(provenance),
-        "Composition": _composition(record, config),
+        "Composition": _composition(record, config, index["label"].nunique()),
         "What is wrong with it": _faults(record),
         "Collection": _collection(source, provenance, digest),
         "Preprocessing and labelling": _preprocessing(config),
@@ -62,7 +63,9 @@ def _motivation(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("Why was it made, by whom, and who paid?", UNKNOWN)]
 
 
-def _composition(record: dict[str, Any], config: RunConfig) -> list[tuple[str, str]]:
+def _composition(
+    record: dict[str, Any], config: RunConfig, num_classes: int
+) -> list[tuple[str, str]]:
     classes = record["fingerprint"]
     patients, groups = record["patients"], record["groups"]
     named = (
@@ -78,7 +81,7 @@ def _composition(record: dict[str, Any], config: RunConfig) -> list[tuple[str, s
     )
     counts = _counts({label: films["films"] for label, films in classes.items()})
     return [
-        ("What is in it?", f"{record['num_films']:,} image files in {len(classes)} classes."),
+        ("What is in it?", f"{record['num_films']:,} image files in {num_classes} classes."),
         ("How many of each class?", f"{counts} (readable films)."),
         ("In which form?", f"{shapes}."),
         ("Are films related to each other?", named),
@@ -103,9 +106,10 @@ def _counts(numbers: Mapping[str, int]) -> str:
 
 def _faults(record: dict[str, Any]) -> list[tuple[str, str]]:
     exact, near, counts = record["exact_duplicates"], record["near_duplicates"], record["counts"]
+    altered = f"{near['films']:,}" if near["searched"] else "an unknown number (not looked for)"
     files = (
         f"{exact['by_bytes']:,} are copies byte for byte, {exact['by_pixels']:,} pixel for pixel, "
-        f"{near['films']:,} after cropping, another exposure or encoding; "
+        f"{altered} after cropping, another exposure or encoding; "
         f"{counts['label conflict']:,} copies stand in several classes."
     )
     pictures = (

@@ -83,8 +83,8 @@ def told_apart_by(
     """How well one property alone tells the classes apart, best first, beside chance.
 
     Balanced accuracy of a decision tree with as many leaves as classes (for two a stump), on
-    films of groups that it was not grown on (five folds). Empty where a class has fewer groups
-    than folds.
+    films of groups that it was not grown on (five folds). Empty where there is one class, or
+    one has fewer groups than folds.
     """
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -92,7 +92,7 @@ def told_apart_by(
 
     label_N, group_N = np.array(labels), np.array(groups)
     num_classes = len(set(labels))
-    if pd.Series(group_N).groupby(label_N).nunique().min() < _NUM_FOLDS:
+    if num_classes < 2 or pd.Series(group_N).groupby(label_N).nunique().min() < _NUM_FOLDS:
         return []
     folds = StratifiedGroupKFold(_NUM_FOLDS, shuffle=True, random_state=seed)
     found = []

@@ -1,16 +1,17 @@
 """Films that show the same picture in other bytes: cropped, re-exposed, re-encoded, re-sized.
 
-Candidates come from perceptual hashes, and each is put to the proof on the thumbnails. There a
-film is told from its copy by least squares: how much of the one is left when the other, its
-powers (another exposure) and its shifts and stretches to first order (another crop; Lucas &
-Kanade 1981) are taken out.
+Candidates come from perceptual hashes. Those that are alike at a glance, on 8 x 8 means, are put
+to the proof on the thumbnails. There a film is told from its copy by least squares: how much of
+the one is left when the other, its powers (another exposure) and its shifts and stretches to
+first order (another crop; Lucas & Kanade 1981) are taken out.
 
 Measured on the 1,124 real films, each beside a copy cropped by 1 to 3 %, with gamma 0.85 to
 1.18 and JPEG quality 60 to 91: a film is 0.002 from its copy at the median, 0.007 in one case of
 a hundred and 0.017 at most, and more than 99.5 % of the copies are found. Of the
 631,126 pairs of real films the nearest that are no copies (one patient, another day) are 0.028
 apart, and of two patients 0.037: no false pair. One true pair came to light, 0.002 apart, in two
-files of the COVID-19 films.
+files of the COVID-19 films. Of the pairs 506 are candidates (8 in 10,000, which are 5 million
+among 112,000 films), and 26 of these are alike at a glance.
 
 Shape suffixes: P pairs, H and W pixels, K terms of the fit.
 """
@@ -35,9 +36,12 @@ METHOD = (
     "of variance left after a least-squares fit of exposure, shift and stretch"
 )
 _LEAST_CORRELATION = 0.8  # what the fit could never bring near enough is left out before it
+_COARSE_PX = 8
+_LEAST_COARSE_CORRELATION = 0.95  # the 1,123 copies that are found have 0.982 at least
 _MARGIN = 2  # pixels at the edges, which a crop may have cut
 _RIDGE = 1e-4
 _CHUNK = 1024
+_COARSE_CHUNK = 2**16
 
 Places = npt.NDArray[np.int64]
 
@@ -67,7 +71,8 @@ def find_links(
     """
     visible = np.flatnonzero(~is_blank(thumbnails_NHW))
     first, second, _ = near_hashes(hashes_N[visible])
-    first, second = visible[first], visible[second]
+    alike = alike_at_a_glance(thumbnails_NHW[visible], first, second)
+    first, second = visible[first[alike]], visible[second[alike]]
     component = np.arange(len(hashes_N))
     links: list[Link] = []
     for start in range(0, len(first), _CHUNK):
@@ -80,6 +85,29 @@ def find_links(
             links += [Link(int(left[k]), int(right[k]), float(distances[k])) for k in near]
             component = components(len(hashes_N), links)
     return links
+
+
+def alike_at_a_glance(
+    thumbnails_NHW: npt.NDArray[np.uint8], first_P: Places, second_P: Places
+) -> npt.NDArray[np.bool_]:
+    """Whether the 8 x 8 means of each pair of equalised thumbnails correlate by 0.95 or more.
+
+    It costs less than a hundredth of `thumbnail_distances`, and spares most candidates that.
+    """
+    num_films, side = len(thumbnails_NHW), thumbnails_NHW.shape[-1] // _COARSE_PX
+    coarse_Nx = np.empty((num_films, _COARSE_PX**2), dtype=np.float32)
+    for start in range(0, num_films, _CHUNK):
+        films_NHW = equalise(thumbnails_NHW[start : start + _CHUNK])
+        blocks = films_NHW.reshape(-1, _COARSE_PX, side, _COARSE_PX, side).mean(axis=(2, 4))
+        coarse_Nx[start : start + _CHUNK] = blocks.reshape(len(films_NHW), -1)
+    coarse_Nx -= coarse_Nx.mean(axis=1, keepdims=True)
+    coarse_Nx /= np.maximum(np.linalg.norm(coarse_Nx, axis=1, keepdims=True), 1e-6)
+    alike_P = np.zeros(len(first_P), dtype=bool)
+    for start in range(0, len(first_P), _COARSE_CHUNK):
+        chunk = slice(start, start + _COARSE_CHUNK)
+        products = np.einsum("px,px->p", coarse_Nx[first_P[chunk]], coarse_Nx[second_P[chunk]])
+        alike_P[chunk] = products >= _LEAST_COARSE_CORRELATION
+    return alike_P
 
 
 def components(num_films: int, links: Sequence[Link]) -> Places:

@@ -84,9 +84,10 @@ def report_sections(evidence: Evidence) -> dict[str, str]:
     return {id_: title for id_, title, is_there in titles if is_there}
 
 
-def hygiene_rows(hygiene: dict[str, Any]) -> list[tuple[str, int, str]]:
-    """Title, number and an example of each kind of finding."""
+def hygiene_rows(hygiene: dict[str, Any]) -> list[tuple[str, int | None, str]]:
+    """Title, number (None: not looked for) and an example of each kind of finding."""
     exact, near = hygiene["exact_duplicates"], hygiene["near_duplicates"]
+    counts = hygiene["counts"]  # the lists are cut
     copies = next((", ".join(group[:2]) for group in exact["groups"]), "")
     alike = next((", ".join(group["paths"][:2]) for group in near["groups"]), "")
     conflict = next(
@@ -96,11 +97,11 @@ def hygiene_rows(hygiene: dict[str, Any]) -> list[tuple[str, int, str]]:
         ),
         "",
     )
-    rows = [
+    rows: list[tuple[str, int | None, str]] = [
         ("Copies, byte for byte", exact["by_bytes"], copies),
         ("Copies, pixel for pixel", exact["by_pixels"], ""),
-        ("Films with a near copy", near["films"], alike),
-        ("Copies in different classes", len(hygiene["label_conflicts"]), conflict),
+        ("Films with a near copy", near["films"] if near["searched"] else None, alike),
+        ("Copies in different classes", counts["label conflict"], conflict),
     ]
     for title, name, finding in (
         ("Unreadable", "unreadable", "unreadable"),
@@ -111,7 +112,7 @@ def hygiene_rows(hygiene: dict[str, Any]) -> list[tuple[str, int, str]]:
     ):
         first = hygiene[name][0] if hygiene[name] else ""
         example = first["path"] if isinstance(first, dict) else first
-        rows.append((title, hygiene["counts"].get(finding, 0), example))  # the lists are cut
+        rows.append((title, counts[finding], example))
     patients = hygiene["patients"]
     return [
         *rows,

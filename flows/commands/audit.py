@@ -44,7 +44,7 @@ def audit(
     from flows.configuration import load_config
 
     config = load_config(preset, settings=settings_ or (), source=source)
-    # Here unreadable films are a finding, however many there are.
+    # Here unreadable films are a finding, however many there are, unless no film is readable.
     config = replace(config, data=replace(config.data, max_unreadable_fraction=1.0))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
@@ -86,6 +86,7 @@ def _examine(
             config.data,
             config.labels,
             near_duplicates=config.hygiene.near_duplicates,
+            every_class=False,
             thumbnails=run.thumbnails,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
@@ -105,8 +106,9 @@ def _print(record: dict[str, Any], source: str) -> None:
     )
     table = Table("finding", "films", "first of them")
     for finding, lines in _findings(record).items():
-        count = record["counts"][finding]
-        table.add_row(finding, f"{count:,}", "\n".join(lines[:_MOST_SHOWN]))
+        is_known = finding != "near duplicate" or record["near_duplicates"]["searched"]
+        count = f"{record['counts'][finding]:,}" if is_known else "not looked for"
+        table.add_row(finding, count, "\n".join(lines[:_MOST_SHOWN]))
     out.print(table)
     table = Table("class", "films", "size (median)", "formats", "modes", "JPEG quality", "border")
     for label, films in record["fingerprint"].items():

@@ -9,12 +9,14 @@ import pytest
 
 from cxr_model.config import RunConfig
 from cxr_model.errors import GateError
-from cxr_model.evidence_config import GateConfig
+from cxr_model.evidence_config import GateConfig, HygieneConfig
 from cxr_model.gates import REMEDIES, Gate, check_gates, gate_records, require_gates
+from cxr_model.index import COLUMNS, read_index, write_index
 from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.splits import write_splits
 
 NAMES = ["leakage", "shortcut", "calibration", "explanation"]
+NUMBERS = ("width", "height", "jpeg_quality", "chroma")
 SHARE = {"value": 0.1, "ci_low": 0.05, "ci_high": 0.2, "n": 50}
 
 
@@ -28,12 +30,23 @@ def run(tmp_path: Path) -> RunFolder:
         for path, split in films
     ]
     write_splits(pd.DataFrame(rows), run.splits)
+    write_films(run, "", "")
     return run
 
 
+def write_films(run: RunFolder, *copies: str) -> None:
+    """The index of the three films and one that was not dealt; ``copies`` of a, c and it."""
+    a, c, other = [*copies, ""][:3]
+    names = zip("abcd", (a, "", c, other), strict=True)
+    nothing = dict.fromkeys(COLUMNS, "") | dict.fromkeys(NUMBERS, 0)
+    rows = [
+        nothing | {"path": f"{name}.png", "phash": 16 * "0", "copies": of} for name, of in names
+    ]
+    write_index(pd.DataFrame(rows), run.index)
+
+
 def write_evidence(run: RunFolder, *, is_good: bool) -> None:
-    near = [] if is_good else [{"paths": ["a.png", "c.png"], "distance": 0.01}]
-    write_json(run.hygiene, {"near_duplicates": {"films": len(near) * 2, "groups": near}})
+    write_films(run, *(2 * [""] if is_good else 2 * ["one picture"]))
     alarms = [] if is_good else ["the border tells the classes apart"]
     write_json(
         run.shortcuts,
@@ -62,7 +75,7 @@ def test_good_evidence_makes_every_gate_green_and_bad_evidence_red(run: RunFolde
     write_evidence(run, is_good=False)
     assert states(run) == dict.fromkeys(NAMES, False)
     leakage, shortcut, calibration, explanation = check_gates(run, RunConfig())
-    assert leakage.found == "a.png and its near duplicate c.png stand in two splits"
+    assert leakage.found == "a.png and its copy c.png stand in two splits"
     assert shortcut.found == (
         "the border tells the classes apart (accuracy above what no-lung evidence gives: "
         "0.100 (0.05–0.20))"
@@ -81,9 +94,30 @@ def test_a_group_or_a_copy_in_two_splits_is_leakage(run: RunFolder, column: str)
 
 
 def test_a_near_duplicate_that_was_not_dealt_out_is_no_leakage(run: RunFolder) -> None:
-    near = [{"paths": ["a.png", "unreadable.png"], "distance": 0.0}]
-    write_json(run.hygiene, {"near_duplicates": {"films": 2, "groups": near}})
+    write_films(run, "one picture", "", "one picture")
     assert states(run)["leakage"]
+
+
+def test_the_leakage_gate_says_whether_near_duplicates_were_looked_for(run: RunFolder) -> None:
+    (looked, *_) = check_gates(run, RunConfig())
+    assert looked.found == "3 groups, none in two splits, near duplicates included"
+    off = RunConfig(hygiene=HygieneConfig(near_duplicates=False))
+    (unknown, *_) = check_gates(run, off)
+    assert unknown.passed
+    assert unknown.found == "3 groups, none in two splits; near duplicates were not looked for"
+    write_films(run, "equal pixels", "equal pixels")
+    assert check_gates(run, off)[0].is_red
+
+
+def test_no_torn_copy_escapes_the_leakage_gate_by_the_length_of_a_list(run: RunFolder) -> None:
+    names = [f"{n:03}.png" for n in range(600)]
+    splits = pd.DataFrame({"path": names, "sha256": names, "label": "normal", "group": names})
+    write_splits(splits.assign(split=599 * ["train"] + ["holdout"]), run.splits)
+    copies = pd.DataFrame({"path": names, "copies": [f"{n // 2}" for n in range(600)]})
+    others = read_index(run.index).drop(columns=["path", "copies"]).head(1)
+    write_index(copies.merge(others, how="cross")[list(COLUMNS)], run.index)
+    (leakage, *_) = check_gates(run, RunConfig())
+    assert leakage.found == "598.png and its copy 599.png stand in two splits"
 
 
 def test_one_method_that_passed_is_enough_to_explain(run: RunFolder) -> None:

@@ -162,6 +162,19 @@ def test_a_class_without_a_readable_film_stops_the_run(films: Path) -> None:
         build_index(films, LENIENT, LabelConfig())
 
 
+def test_a_look_at_the_films_goes_on_until_no_film_is_readable(films: Path) -> None:
+    all_may_fail = DataConfig(max_unreadable_fraction=1.0)
+    for file in (films / "Normal").iterdir():
+        file.write_text("text")
+    index = build_index(films, all_may_fail, LabelConfig(), every_class=False)
+    assert set(index.loc[index["error"] == "", "label"]) == {"covid", "pneumonia"}
+    for file in index["path"]:
+        (films / file).write_text("text")
+    message = r"not one film can be decoded \(.*no known image format.*\); replace them"
+    with pytest.raises(DataError, match=message):
+        build_index(films, all_may_fail, LabelConfig(), every_class=False)
+
+
 SERIES = [
     ["case2a.jpg", "case2b.jpg"],
     ["ciaa199.pdf-001-a.png", "ciaa199.pdf-001-c.png"],

@@ -4,6 +4,9 @@ import json
 
 from shell import Shell
 
+from cxr_model.data_config import PhantomConfig
+from cxr_model.phantoms.phantom import write_phantoms
+
 
 def test_audit_tells_writes_and_refuses(shell: Shell) -> None:
     planted = ["--set", "phantom.num_exact_duplicates=3", "--set", "phantom.num_unreadable=2"]
@@ -18,5 +21,19 @@ def test_audit_tells_writes_and_refuses(shell: Shell) -> None:
     assert json.loads((folder / "hygiene.json").read_text()) == record
     told = shell.ok("audit", "phantom:30", *planted)
     assert "33 patients, 0 of them in several classes" in told
+    off = ["--set", "hygiene.near_duplicates=false"]
+    assert "not looked for" in shell.ok("audit", "phantom:30", *off)
     assert "does not exist" in shell.refused("audit", "nowhere")
     assert not (shell.settings.home / "prefect").exists()
+
+
+def test_a_class_of_broken_files_is_a_finding(shell: Shell) -> None:
+    write_phantoms(shell.folder / "films", PhantomConfig(num_films=30))
+    for label in ("Normal", "COVID-19"):
+        for file in (shell.folder / "films" / label).iterdir():
+            file.write_bytes(b"torn")
+        record = json.loads(shell.ok("audit", "films", "--json", "--to", "audit"))
+    assert record["counts"]["unreadable"] == 20
+    assert list(record["fingerprint"]) == ["pneumonia"]
+    assert record["told_apart_by"] == []
+    assert "30 image files in 3 classes" in (shell.folder / "audit/datasheet.md").read_text()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 from cxr_model.config import RunConfig
 from cxr_model.data_config import DataConfig, PhantomConfig
 from cxr_model.errors import DataError
+from cxr_model.evidence_config import HygieneConfig
 from cxr_model.hygiene.audit import FINDINGS, audit_films
 from cxr_model.hygiene.datasheet import write_datasheet
 from cxr_model.index import build_index, write_index
@@ -26,7 +28,13 @@ COPIES = ("bytes", "pixels", "near")
 
 def look_at(root: Path, run_root: Path, config: RunConfig = LENIENT) -> dict[str, Any]:
     run = RunFolder(run_root)
-    index = build_index(root, config.data, config.labels, thumbnails=run.thumbnails)
+    index = build_index(
+        root,
+        config.data,
+        config.labels,
+        near_duplicates=config.hygiene.near_duplicates,
+        thumbnails=run.thumbnails,
+    )
     write_index(index, run.index)
     return audit_films(run, config, root)
 
@@ -130,6 +138,19 @@ def test_clean_phantoms_raise_no_alarm(tmp_path: Path, seed: int) -> None:
     assert best["balanced_accuracy"] < 0.75, best
 
 
+def test_a_search_that_was_not_made_is_told_as_such(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "films", PhantomConfig(num_films=15, num_near_duplicates=5))
+    config = replace(LENIENT, hygiene=HygieneConfig(near_duplicates=False))
+    record = look_at(tmp_path / "films", tmp_path / "run", config)
+    assert not record["near_duplicates"]["searched"]
+    write_audit_page(record, "films", tmp_path / "audit.html")
+    page = (tmp_path / "audit.html").read_text()
+    assert "re-encoded</th><td>not looked for</td>" in page
+    run = RunFolder(tmp_path / "run")
+    write_datasheet(run, config, "films", {"kind": "folder", "name": "films"})
+    assert "an unknown number (not looked for) after cropping" in run.datasheet.read_text()
+
+
 def spoil(root: Path, paths: list[str], change: Callable[[Image.Image], Image.Image]) -> set[str]:
     for path in paths:
         with Image.open(root / path) as image:
@@ -180,6 +201,23 @@ def test_a_class_of_other_files_is_told_apart_by_them(tmp_path: Path) -> None:
     assert sum(record["fingerprint"]["normal"]["histogram"]) == pytest.approx(1, abs=1e-3)
     best = {row["property"]: row["balanced_accuracy"] for row in record["told_apart_by"]}
     assert best["mode"] == best["format"] == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_one_black_film_in_two_classes_is_a_conflict_of_exact_copies(tmp_path: Path) -> None:
+    root = tmp_path / "films"
+    write_phantoms(root, PhantomConfig(num_films=15))
+    black = Image.new("L", (70, 60))
+    paths = ["COVID-19/black.bmp", "Normal/black.png"]
+    for path in paths:
+        black.save(root / path)
+    off = replace(LENIENT, hygiene=HygieneConfig(near_duplicates=False))
+    for config in (LENIENT, off):
+        record = look_at(root, tmp_path / "run", config)
+        assert record["exact_duplicates"]["groups"] == [paths]
+        assert record["exact_duplicates"]["by_pixels"] == 2
+        assert record["near_duplicates"]["films"] == 0
+        (conflict,) = record["label_conflicts"]
+        assert conflict == {"paths": paths, "labels": ["covid", "normal"], "kind": "pixels"}
 
 
 def test_nothing_is_judged_by_a_common_picture_that_is_not_there(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import ImageEnhance
+from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
 from cxr_model.cache import open_film
 from cxr_model.data_config import DataConfig, LabelConfig, PhantomConfig
 from cxr_model.hygiene.near_duplicates import (
     MAX_DISTANCE,
+    alike_at_a_glance,
     components,
     find_links,
     is_blank,
@@ -22,6 +23,7 @@ from cxr_model.hygiene.near_duplicates import (
 from cxr_model.hygiene.perceptual_hash import equalise, perceptual_hashes
 from cxr_model.index import build_index
 from cxr_model.phantoms.phantom import write_phantoms
+from cxr_model.splits import group_films
 
 Pair = tuple[str, str]
 
@@ -53,6 +55,18 @@ def test_near_copies_of_phantoms_are_found_and_nothing_else(tmp_path: Path, seed
     recall, precision = rates(pairs_of(index), planted)
     assert recall >= 0.95
     assert precision >= 0.95
+
+
+def test_a_glance_keeps_a_re_exposed_film_and_drops_its_negative_and_others() -> None:
+    rng = np.random.default_rng(0)
+    clouds = gaussian_filter(rng.normal(size=(50, 32, 32)), (0, 3, 3))
+    films = (128 + 50 * clouds / clouds.std()).clip(1, 255).astype(np.uint8)
+    darker = (255 * (films / 255) ** 1.18).round().astype(np.uint8)
+    thumbnails = np.concatenate([films, darker, 255 - films])
+    places = np.arange(50)
+    assert alike_at_a_glance(thumbnails, places, 50 + places).all()
+    assert not alike_at_a_glance(thumbnails, places, 100 + places).any()
+    assert not alike_at_a_glance(thumbnails, places, np.roll(places, 1)).any()
 
 
 def test_films_of_a_clean_set_are_no_copies(cached_phantoms: tuple[pd.DataFrame, Path]) -> None:
@@ -96,6 +110,27 @@ def test_the_search_can_be_left_out(tmp_path: Path) -> None:
     write_phantoms(tmp_path / "films", config)
     index = build_index(tmp_path / "films", DataConfig(), LabelConfig(), near_duplicates=False)
     assert set(index["copies"]) == {""}
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_films_of_equal_pixels_are_copies_whatever_their_format_and_blank_ones_too(
+    tmp_path: Path, near: bool
+) -> None:
+    root = tmp_path / "films"
+    write_phantoms(root, PhantomConfig(num_films=15))
+    jpeg = next((root / "Normal").glob("*.jpg"))
+    with Image.open(jpeg) as image:
+        image.save(jpeg.with_suffix(".tiff"))
+    for name, grey, size in (("one", 0, (70, 60)), ("other", 1, (70, 60)), ("third", 0, (60, 70))):
+        Image.new("L", size, grey).save(root / "Normal" / f"{name}.png")
+    Image.new("L", (70, 60), 0).save(root / "COVID-19" / "black.bmp")
+    index = build_index(root, DataConfig(), LabelConfig(), near_duplicates=near)
+    jpeg_path = jpeg.relative_to(root)
+    assert pairs_of(index) == {
+        ("COVID-19/black.bmp", "Normal/one.png"),
+        (jpeg_path.as_posix(), jpeg_path.with_suffix(".tiff").as_posix()),
+    }
+    assert group_films(index).nunique() == len(index) - 2
 
 
 def altered(data: bytes, rng: np.random.Generator) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_model.explanations.attribution import METHOD_TITLES
+from cxr_model.hygiene.audit import FINDINGS
 from cxr_model.metrics import evaluate_predictions, proportion_interval
 from cxr_model.run_folder import RunFolder, write_json
 
@@ -216,8 +217,8 @@ def hygiene_record(classes: list[str]) -> dict[str, Any]:
         "num_films": 150, "unreadable": [{"path": "broken.png", "error": "empty"}],
         "exact_duplicates": {"by_bytes": 2, "by_pixels": 3, "groups": [["a.png", "b.png"]]},
         "near_duplicates": {
-            "films": 2, "groups": [{"paths": ["c.png", "d.png"], "distance": 0.01}],
-            "method": "perceptual hash", "threshold": 0.05,
+            "searched": True, "films": 2, "method": "perceptual hash", "threshold": 0.05,
+            "groups": [{"paths": ["c.png", "d.png"], "distance": 0.01}],
         },
         "label_conflicts": [{"paths": ["a.png", "b.png"], "labels": classes[:2], "kind": "bytes"}],
         "blank": ["blank.png"], "inverted": [], "odd_sizes": [],
@@ -225,7 +226,9 @@ def hygiene_record(classes: list[str]) -> dict[str, Any]:
         "patients": {"count": 7, "in_several_classes": 1, "films_without": 3, "films_sharing": 4},
         "groups": {"count": 140, "largest": 4},
         "fingerprint": dict.fromkeys(classes, class_print),
-        "counts": {"unreadable": 1, "blank": 1, "not a radiograph": 1234},
+        "counts": dict.fromkeys(FINDINGS, 0) | {
+            "unreadable": 1, "blank": 1, "not a radiograph": 1234, "label conflict": 567,
+        },
         "told_apart_by": [{"property": "mode", "balanced_accuracy": 0.71, "chance": 0.5}],
     }  # fmt: skip
 

@@ -10,10 +10,11 @@ import pytest
 
 from cxr_model.errors import DataError
 from cxr_model.metrics import format_estimate
+from cxr_model.reports.documents import write_documents
 from cxr_model.reports.explained_films import GALLERY_FILMS
 from cxr_model.reports.page import format_duration
 from cxr_model.reports.report import LISTED_FILES, build_report
-from cxr_model.run_folder import RunFolder
+from cxr_model.run_folder import RunFolder, read_json, write_json
 from tests.cxr_model.reports.made_up_run import (
     HOSTILE,
     add_gates,
@@ -193,7 +194,24 @@ def test_each_part_of_the_evidence_has_a_section_and_the_gates_stand_by_the_accu
     assert "Accuracy above what no-lung evidence gives" in results
     assert 'role="alert"' not in page
     assert '<th scope="row">Perhaps no radiograph</th><td class="number">1,234</td>' in page
+    assert '<th scope="row">Copies in different classes</th><td class="number">567</td>' in page
+    assert page.count("the same bytes or the same picture") == 2
     assert "Not externally validated." in page
+
+
+def test_a_search_that_was_not_made_is_no_search_that_found_nothing(tmp_path: Path) -> None:
+    classes = ["normal", "covid"]
+    run = make_run(tmp_path, classes)
+    write_evidence(run, classes)
+    record = read_json(run.hygiene)
+    record["near_duplicates"] |= {"searched": False, "films": 0, "groups": []}
+    write_json(run.hygiene, record)
+    page = build_report(run).read_text(encoding="utf-8")
+    row = '<th scope="row">Films with a near copy</th><td class="number">not looked for</td>'
+    assert row in page
+    assert "Near duplicates were not looked for" in page
+    card, _ = write_documents(run)
+    assert "near duplicates not looked for, 567 copies" in card.read_text(encoding="utf-8")
 
 
 def test_what_speaks_against_the_run_stands_in_words_above_everything(tmp_path: Path) -> None:
