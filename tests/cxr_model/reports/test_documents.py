@@ -71,7 +71,7 @@ def test_the_documents_name_figures_verdicts_and_limits(run: RunFolder) -> None:
         "Quantitative analyses", "Ethical considerations", "Caveats and recommendations",
     ):  # fmt: skip
         assert f"\n## {section}\n" in words
-    assert "**Not externally validated.**" in words
+    assert "**Not externally validated when this card was written**" in words
     assert "| leakage | **failed** | leakage looked at |" in words
     assert "temperature of 1.700" in words
     assert "*not met*" in checklists.read_text(encoding="utf-8")
