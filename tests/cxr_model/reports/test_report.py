@@ -227,6 +227,12 @@ def test_no_heat_map_stands_without_the_verdict_of_its_method(tmp_path: Path) ->
     assert ("wrong", "failed") in verdicts
 
 
+def test_mean_maps_tell_how_many_films_they_are_of_on_the_page(tmp_path: Path) -> None:
+    page = build_report(make_run(tmp_path, ["normal", "covid"])).read_text(encoding="utf-8")
+    assert page.count("<br>n = 8</figcaption>") == 2
+    assert page.count("<br>n = 7</figcaption>") == 2
+
+
 def test_a_page_names_the_command_that_validates_its_run_elsewhere(tmp_path: Path) -> None:
     run = make_run(tmp_path, ["normal", "covid"])
     page = build_report(run).read_text(encoding="utf-8")
