@@ -49,6 +49,8 @@ class CheckedFilms:
 
     x_NCHW: Tensor
     targets_N: Tensor
+    groups_N: NDArray[np.str_]
+    """What is drawn as a whole for the intervals: a patient's films for one."""
     lungs_NHW: NDArray[np.bool_]
     lesions_NHW: NDArray[np.bool_]
     """Empty where a film has no mask."""
@@ -60,6 +62,7 @@ class CheckedFilms:
         return CheckedFilms(
             x_NCHW=self.x_NCHW[rows],
             targets_N=self.targets_N[rows],
+            groups_N=self.groups_N[rows],
             lungs_NHW=self.lungs_NHW[rows],
             lesions_NHW=self.lesions_NHW[rows],
         )
@@ -131,17 +134,17 @@ def _check_method(
 ) -> dict[str, Any]:
     maps_NHW, deltas_N = explained
     curves = faithfulness.removal_curves(network, films.x_NCHW, films.targets_N, maps_NHW)
-    checks = _removal_checks(curves, shared, seed)
+    checks = _removal_checks(curves, films, shared, seed)
     randomisation, alike = _randomisation(network, films.few(), method, seed)
     checks += alike
     checks += _stability_checks(network, films.few(), method, seed)
     if deltas_N is not None:
         share = abs(deltas_N.double().cpu().numpy()) / max(1e-9, abs(shared.change_N).mean())
         title = "Completeness error, share of the logit's change"
-        estimate = mean_estimate(share, seed)
+        estimate = mean_estimate(share, films.groups_N, seed)
         checks.append(bound_check("convergence-delta", title, estimate, method.most_delta, "lower"))
     checks += _localisation_checks(maps_NHW, films, shared, seed)
-    checks.append(_infidelity_check(maps_NHW, shared, seed))
+    checks.append(_infidelity_check(maps_NHW, films, shared, seed))
     passed, verdict = verdicts.judge(method.title, checks)
     return {
         "title": method.title,
@@ -153,7 +156,10 @@ def _check_method(
     }
 
 
-def _removal_checks(curves: tuple[Array, Array], shared: _Shared, seed: int) -> list[Check]:
+def _removal_checks(
+    curves: tuple[Array, Array], films: CheckedFilms, shared: _Shared, seed: int
+) -> list[Check]:
+    drawn: dict[str, Any] = {"groups_N": films.groups_N, "seed": seed}
     checks = []
     for side, (name, better) in enumerate((("insertion", "higher"), ("deletion", "lower"))):
         references = {
@@ -162,7 +168,7 @@ def _removal_checks(curves: tuple[Array, Array], shared: _Shared, seed: int) -> 
         }
         areas = faithfulness.curve_area(curves[side])
         title = f"{name.capitalize()}, area under the probability"
-        checks.append(paired_check(name, title, areas, references, better, seed=seed))  # type: ignore[arg-type]
+        checks.append(paired_check(name, title, areas, references, better, **drawn))  # type: ignore[arg-type]
     return checks
 
 
@@ -187,11 +193,12 @@ def _randomisation(
     return rows, [
         bound_check(
             "randomised-spearman", "Rank correlation with random weights",
-            mean_estimate(correlation, seed), verdicts.MOST_RANDOMISED_SPEARMAN, "lower",
+            mean_estimate(correlation, films.groups_N, seed),
+            verdicts.MOST_RANDOMISED_SPEARMAN, "lower",
         ),
         bound_check(
             "randomised-ssim", "Structural similarity with random weights",
-            mean_estimate(likeness, seed), verdicts.MOST_RANDOMISED_SSIM, "lower",
+            mean_estimate(likeness, films.groups_N, seed), verdicts.MOST_RANDOMISED_SSIM, "lower",
         ),
     ]  # fmt: skip
 
@@ -224,11 +231,11 @@ def _stability_checks(
     return [
         bound_check(
             "repeatability", "Rank correlation of two seeds",
-            mean_estimate(repeated, seed), verdicts.LEAST_REPEATABILITY, "higher",
+            mean_estimate(repeated, films.groups_N, seed), verdicts.LEAST_REPEATABILITY, "higher",
         ),
         bound_check(
             "sensitivity", "Greatest relative change under weak noise (sensitivity_max)",
-            mean_estimate(sensitivity_N, seed), verdicts.MOST_SENSITIVITY, "lower",
+            mean_estimate(sensitivity_N, films.groups_N, seed), verdicts.MOST_SENSITIVITY, "lower",
         ),
     ]  # fmt: skip
 
@@ -244,6 +251,7 @@ def _localisation_checks(
         if not known.any():
             continue
         masks = masks_NHW[known]
+        drawn: dict[str, Any] = {"groups_N": films.groups_N[known], "seed": seed}
         even = masks.mean(axis=(1, 2))
         energy = energy_inside(maps[known], masks)
         references = {"even": even, "centre": energy_inside(center[known], masks)}
@@ -252,24 +260,25 @@ def _localisation_checks(
         checks += [
             paired_check(
                 f"{place}-energy", f"Share of the map inside the {place}", energy, references,
-                "higher", seed=seed, decides=False,
+                "higher", decides=False, **drawn,
             ),
             paired_check(
                 f"{place}-pointing", f"Share of films whose peak lies inside the {place}", hits,
-                pointing, "higher", seed=seed, decides=False,
+                pointing, "higher", decides=False, **drawn,
             ),
         ]  # fmt: skip
     return checks
 
 
-def _infidelity_check(maps_NHW: Tensor, shared: _Shared, seed: int) -> Check:
+def _infidelity_check(maps_NHW: Tensor, films: CheckedFilms, shared: _Shared, seed: int) -> Check:
     references = {
         name: faithfulness.infidelity(other, shared.masks_NSHW, shared.falls_NS)
         for name, other in (("random", shared.random_NHW), ("centre", shared.center_NHW))
     }
     values = faithfulness.infidelity(maps_NHW, shared.masks_NSHW, shared.falls_NS)
     title = "Infidelity under square removal, 0 perfect and 1 no better than no map"
-    return paired_check("infidelity", title, values, references, "lower", seed=seed, decides=False)
+    drawn: dict[str, Any] = {"groups_N": films.groups_N, "seed": seed}
+    return paired_check("infidelity", title, values, references, "lower", decides=False, **drawn)
 
 
 def _mean_curves(inserted_NS: Array, deleted_NS: Array) -> dict[str, list[float]]:
