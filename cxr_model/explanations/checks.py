@@ -40,6 +40,8 @@ class Method:
     explain: Explain
     quick: Explain | None = None
     """A coarser variant for the randomisation test, which needs a map for each layer."""
+    baselines_BCHW: Tensor | None = None
+    """Films that the maps' sum starts from, where it is not the grey one of zeros."""
     most_delta: float = verdicts.MOST_DELTA
 
 
@@ -90,7 +92,8 @@ def check_methods(
     return {
         "methods": records,
         "baselines": {
-            name: _mean_curves(*curves) for name, curves in shared.baseline_curves.items()
+            name: faithfulness.mean_curves(*curves)
+            for name, curves in shared.baseline_curves.items()
         },
         "lung_field": {"method": LUNG_FIELD_METHOD, **LUNG_FIELD_QUALITY},
         "num_films": len(films.x_NCHW),
@@ -119,9 +122,7 @@ class _Shared:
             len(x_NCHW), size_px, NUM_SQUARES, max(1, size_px // 6), generator
         )
         self.falls_NS = faithfulness.falls(network, x_NCHW, films.targets_N, self.masks_NSHW)
-        before = faithfulness.class_scores(network, x_NCHW, films.targets_N)
-        empty = faithfulness.class_scores(network, torch.zeros_like(x_NCHW), films.targets_N)
-        self.change_N = before - empty
+        self.scores_N = faithfulness.class_scores(network, x_NCHW, films.targets_N)
 
 
 def _check_method(
@@ -139,10 +140,8 @@ def _check_method(
     checks += alike
     checks += _stability_checks(network, films.few(), method, seed)
     if deltas_N is not None:
-        share = abs(deltas_N.double().cpu().numpy()) / max(1e-9, abs(shared.change_N).mean())
-        title = "Completeness error, share of the logit's change"
-        estimate = mean_estimate(share, films.groups_N, seed)
-        checks.append(bound_check("convergence-delta", title, estimate, method.most_delta, "lower"))
+        change_N = shared.scores_N - _baseline_scores(network, films, method)
+        checks.append(_completeness_check(deltas_N, change_N, films, method, seed))
     checks += _localisation_checks(maps_NHW, films, shared, seed)
     checks.append(_infidelity_check(maps_NHW, films, shared, seed))
     passed, verdict = verdicts.judge(method.title, checks)
@@ -152,8 +151,26 @@ def _check_method(
         "verdict": verdict,
         "checks": checks,
         "randomisation": randomisation,
-        "curves": _mean_curves(*curves),
+        "curves": faithfulness.mean_curves(*curves),
     }
+
+
+def _baseline_scores(network: nn.Module, films: CheckedFilms, method: Method) -> Array:
+    """Mean score of what the method's sums start from, of each film's class, (N,)."""
+    grey_1CHW = torch.zeros_like(films.x_NCHW[:1])
+    start_BCHW = grey_1CHW if method.baselines_BCHW is None else method.baselines_BCHW
+    with torch.no_grad():
+        logits_C = network(start_BCHW).double().mean(dim=0)
+    return np.asarray(logits_C[films.targets_N].cpu().numpy())
+
+
+def _completeness_check(
+    deltas_N: Tensor, change_N: Array, films: CheckedFilms, method: Method, seed: int
+) -> Check:
+    share_N = abs(deltas_N.double().cpu().numpy()) / max(1e-9, abs(change_N).mean())
+    title = "Completeness error, share of the logit's change"
+    estimate = mean_estimate(share_N, films.groups_N, seed)
+    return bound_check("convergence-delta", title, estimate, method.most_delta, "lower")
 
 
 def _removal_checks(
@@ -279,11 +296,3 @@ def _infidelity_check(maps_NHW: Tensor, films: CheckedFilms, shared: _Shared, se
     title = "Infidelity under square removal, 0 perfect and 1 no better than no map"
     drawn: dict[str, Any] = {"groups_N": films.groups_N, "seed": seed}
     return paired_check("infidelity", title, values, references, "lower", decides=False, **drawn)
-
-
-def _mean_curves(inserted_NS: Array, deleted_NS: Array) -> dict[str, list[float]]:
-    share = np.linspace(0, 1, inserted_NS.shape[1])
-    curves = {
-        "share": share, "insertion": inserted_NS.mean(axis=0), "deletion": deleted_NS.mean(axis=0)
-    }  # fmt: skip
-    return {name: values.round(5).tolist() for name, values in curves.items()}

@@ -195,6 +195,36 @@ def test_a_good_map_passes_where_a_picture_of_the_edges_fails(
     )
 
 
+def test_completeness_is_a_share_of_the_change_from_the_methods_own_start(
+    learnt: tuple[CxResNet, CheckedFilms],
+) -> None:
+    network, films = learnt
+    starts_BCHW = films.x_NCHW[:3] + 1
+
+    def off_by_one(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return _edges(*arguments)[0], torch.ones(len(arguments[1]))
+
+    methods = {
+        "grey": Method(title="Grey", explain=off_by_one),
+        "films": Method(title="Films", explain=off_by_one, baselines_BCHW=starts_BCHW),
+    }
+    record = check_methods(network, films, methods, seed=0)
+    with torch.no_grad():
+        scores_N = network(films.x_NCHW)[:, 1]
+        changes = {
+            "grey": scores_N - network(torch.zeros(1, 1, SIDE, SIDE))[0, 1],
+            "films": scores_N - network(starts_BCHW)[:, 1].mean(),
+        }
+    for name, change_N in changes.items():
+        found = {check["name"]: check for check in record["methods"][name]["checks"]}
+        expected = 1 / change_N.abs().mean().item()
+        assert found["convergence-delta"]["value"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert changes["grey"].abs().mean() != pytest.approx(changes["films"].abs().mean().item())
+    run = run_methods(ExplainConfig(), starts_BCHW)
+    assert run["gradient-shap"].baselines_BCHW is starts_BCHW
+    assert run["integrated-gradients"].baselines_BCHW is None
+
+
 def test_energy_inside_is_the_positive_share() -> None:
     maps = np.array([[[1, 3], [-9, 0]], [[-1, -1], [0, 0]]], dtype=np.float32)
     masks = np.array([[[True, False], [True, True]]] * 2)
