@@ -87,7 +87,7 @@ def evaluate_on(
 ) -> dict[str, Any]:
     """Measure the model on the run's films; returns the headline for lists of runs.
 
-    It names the model (``model.run_id``): the run that trained it is validated externally.
+    It names the model (``model.run_id``); that run's own record and report stay as they were.
     """
     metrics = evaluate_elsewhere(
         RunFolder(run_root),

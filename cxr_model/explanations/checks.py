@@ -40,6 +40,8 @@ class Method:
     explain: Explain
     quick: Explain | None = None
     """A coarser variant for the randomisation test, which needs a map for each layer."""
+    baselines_BCHW: Tensor | None = None
+    """Films that the maps' sum starts from, where it is not the grey one of zeros."""
     most_delta: float = verdicts.MOST_DELTA
 
 
@@ -49,6 +51,8 @@ class CheckedFilms:
 
     x_NCHW: Tensor
     targets_N: Tensor
+    groups_N: NDArray[np.str_]
+    """What is drawn as a whole for the intervals: a patient's films for one."""
     lungs_NHW: NDArray[np.bool_]
     lesions_NHW: NDArray[np.bool_]
     """Empty where a film has no mask."""
@@ -60,6 +64,7 @@ class CheckedFilms:
         return CheckedFilms(
             x_NCHW=self.x_NCHW[rows],
             targets_N=self.targets_N[rows],
+            groups_N=self.groups_N[rows],
             lungs_NHW=self.lungs_NHW[rows],
             lesions_NHW=self.lesions_NHW[rows],
         )
@@ -87,7 +92,8 @@ def check_methods(
     return {
         "methods": records,
         "baselines": {
-            name: _mean_curves(*curves) for name, curves in shared.baseline_curves.items()
+            name: faithfulness.mean_curves(*curves)
+            for name, curves in shared.baseline_curves.items()
         },
         "lung_field": {"method": LUNG_FIELD_METHOD, **LUNG_FIELD_QUALITY},
         "num_films": len(films.x_NCHW),
@@ -116,9 +122,7 @@ class _Shared:
             len(x_NCHW), size_px, NUM_SQUARES, max(1, size_px // 6), generator
         )
         self.falls_NS = faithfulness.falls(network, x_NCHW, films.targets_N, self.masks_NSHW)
-        before = faithfulness.class_scores(network, x_NCHW, films.targets_N)
-        empty = faithfulness.class_scores(network, torch.zeros_like(x_NCHW), films.targets_N)
-        self.change_N = before - empty
+        self.scores_N = faithfulness.class_scores(network, x_NCHW, films.targets_N)
 
 
 def _check_method(
@@ -131,17 +135,15 @@ def _check_method(
 ) -> dict[str, Any]:
     maps_NHW, deltas_N = explained
     curves = faithfulness.removal_curves(network, films.x_NCHW, films.targets_N, maps_NHW)
-    checks = _removal_checks(curves, shared, seed)
+    checks = _removal_checks(curves, films, shared, seed)
     randomisation, alike = _randomisation(network, films.few(), method, seed)
     checks += alike
     checks += _stability_checks(network, films.few(), method, seed)
     if deltas_N is not None:
-        share = abs(deltas_N.double().cpu().numpy()) / max(1e-9, abs(shared.change_N).mean())
-        title = "Completeness error, share of the logit's change"
-        estimate = mean_estimate(share, seed)
-        checks.append(bound_check("convergence-delta", title, estimate, method.most_delta, "lower"))
+        change_N = shared.scores_N - _baseline_scores(network, films, method)
+        checks.append(_completeness_check(deltas_N, change_N, films, method, seed))
     checks += _localisation_checks(maps_NHW, films, shared, seed)
-    checks.append(_infidelity_check(maps_NHW, shared, seed))
+    checks.append(_infidelity_check(maps_NHW, films, shared, seed))
     passed, verdict = verdicts.judge(method.title, checks)
     return {
         "title": method.title,
@@ -149,11 +151,32 @@ def _check_method(
         "verdict": verdict,
         "checks": checks,
         "randomisation": randomisation,
-        "curves": _mean_curves(*curves),
+        "curves": faithfulness.mean_curves(*curves),
     }
 
 
-def _removal_checks(curves: tuple[Array, Array], shared: _Shared, seed: int) -> list[Check]:
+def _baseline_scores(network: nn.Module, films: CheckedFilms, method: Method) -> Array:
+    """Mean score of what the method's sums start from, of each film's class, (N,)."""
+    grey_1CHW = torch.zeros_like(films.x_NCHW[:1])
+    start_BCHW = grey_1CHW if method.baselines_BCHW is None else method.baselines_BCHW
+    with torch.no_grad():
+        logits_C = network(start_BCHW).double().mean(dim=0)
+    return np.asarray(logits_C[films.targets_N].cpu().numpy())
+
+
+def _completeness_check(
+    deltas_N: Tensor, change_N: Array, films: CheckedFilms, method: Method, seed: int
+) -> Check:
+    share_N = abs(deltas_N.double().cpu().numpy()) / max(1e-9, abs(change_N).mean())
+    title = "Completeness error, share of the logit's change"
+    estimate = mean_estimate(share_N, films.groups_N, seed)
+    return bound_check("convergence-delta", title, estimate, method.most_delta, "lower")
+
+
+def _removal_checks(
+    curves: tuple[Array, Array], films: CheckedFilms, shared: _Shared, seed: int
+) -> list[Check]:
+    drawn: dict[str, Any] = {"groups_N": films.groups_N, "seed": seed}
     checks = []
     for side, (name, better) in enumerate((("insertion", "higher"), ("deletion", "lower"))):
         references = {
@@ -162,7 +185,7 @@ def _removal_checks(curves: tuple[Array, Array], shared: _Shared, seed: int) -> 
         }
         areas = faithfulness.curve_area(curves[side])
         title = f"{name.capitalize()}, area under the probability"
-        checks.append(paired_check(name, title, areas, references, better, seed=seed))  # type: ignore[arg-type]
+        checks.append(paired_check(name, title, areas, references, better, **drawn))  # type: ignore[arg-type]
     return checks
 
 
@@ -187,11 +210,12 @@ def _randomisation(
     return rows, [
         bound_check(
             "randomised-spearman", "Rank correlation with random weights",
-            mean_estimate(correlation, seed), verdicts.MOST_RANDOMISED_SPEARMAN, "lower",
+            mean_estimate(correlation, films.groups_N, seed),
+            verdicts.MOST_RANDOMISED_SPEARMAN, "lower",
         ),
         bound_check(
             "randomised-ssim", "Structural similarity with random weights",
-            mean_estimate(likeness, seed), verdicts.MOST_RANDOMISED_SSIM, "lower",
+            mean_estimate(likeness, films.groups_N, seed), verdicts.MOST_RANDOMISED_SSIM, "lower",
         ),
     ]  # fmt: skip
 
@@ -224,11 +248,11 @@ def _stability_checks(
     return [
         bound_check(
             "repeatability", "Rank correlation of two seeds",
-            mean_estimate(repeated, seed), verdicts.LEAST_REPEATABILITY, "higher",
+            mean_estimate(repeated, films.groups_N, seed), verdicts.LEAST_REPEATABILITY, "higher",
         ),
         bound_check(
             "sensitivity", "Greatest relative change under weak noise (sensitivity_max)",
-            mean_estimate(sensitivity_N, seed), verdicts.MOST_SENSITIVITY, "lower",
+            mean_estimate(sensitivity_N, films.groups_N, seed), verdicts.MOST_SENSITIVITY, "lower",
         ),
     ]  # fmt: skip
 
@@ -244,6 +268,7 @@ def _localisation_checks(
         if not known.any():
             continue
         masks = masks_NHW[known]
+        drawn: dict[str, Any] = {"groups_N": films.groups_N[known], "seed": seed}
         even = masks.mean(axis=(1, 2))
         energy = energy_inside(maps[known], masks)
         references = {"even": even, "centre": energy_inside(center[known], masks)}
@@ -252,29 +277,22 @@ def _localisation_checks(
         checks += [
             paired_check(
                 f"{place}-energy", f"Share of the map inside the {place}", energy, references,
-                "higher", seed=seed, decides=False,
+                "higher", decides=False, **drawn,
             ),
             paired_check(
                 f"{place}-pointing", f"Share of films whose peak lies inside the {place}", hits,
-                pointing, "higher", seed=seed, decides=False,
+                pointing, "higher", decides=False, **drawn,
             ),
         ]  # fmt: skip
     return checks
 
 
-def _infidelity_check(maps_NHW: Tensor, shared: _Shared, seed: int) -> Check:
+def _infidelity_check(maps_NHW: Tensor, films: CheckedFilms, shared: _Shared, seed: int) -> Check:
     references = {
         name: faithfulness.infidelity(other, shared.masks_NSHW, shared.falls_NS)
         for name, other in (("random", shared.random_NHW), ("centre", shared.center_NHW))
     }
     values = faithfulness.infidelity(maps_NHW, shared.masks_NSHW, shared.falls_NS)
     title = "Infidelity under square removal, 0 perfect and 1 no better than no map"
-    return paired_check("infidelity", title, values, references, "lower", seed=seed, decides=False)
-
-
-def _mean_curves(inserted_NS: Array, deleted_NS: Array) -> dict[str, list[float]]:
-    share = np.linspace(0, 1, inserted_NS.shape[1])
-    curves = {
-        "share": share, "insertion": inserted_NS.mean(axis=0), "deletion": deleted_NS.mean(axis=0)
-    }  # fmt: skip
-    return {name: values.round(5).tolist() for name, values in curves.items()}
+    drawn: dict[str, Any] = {"groups_N": films.groups_N, "seed": seed}
+    return paired_check("infidelity", title, values, references, "lower", decides=False, **drawn)

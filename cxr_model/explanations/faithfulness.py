@@ -71,6 +71,15 @@ def curve_area(curves_NS: Array) -> Array:
     return np.asarray(np.trapezoid(curves_NS, dx=1 / (curves_NS.shape[1] - 1), axis=1))
 
 
+def mean_curves(inserted_NS: Array, deleted_NS: Array) -> dict[str, list[float]]:
+    """The films' mean of both `removal_curves`, and the share of the cells at each step."""
+    share = np.linspace(0, 1, inserted_NS.shape[1])
+    curves = {
+        "share": share, "insertion": inserted_NS.mean(axis=0), "deletion": deleted_NS.mean(axis=0)
+    }  # fmt: skip
+    return {name: values.round(5).tolist() for name, values in curves.items()}
+
+
 def blur(x_NCHW: Tensor) -> Tensor:
     sigma = x_NCHW.shape[-1] / 12
     kernel = 2 * round(1.5 * sigma) + 1  # within the side, which reflection needs

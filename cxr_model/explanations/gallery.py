@@ -166,9 +166,11 @@ def _check(
     pixels = source.pixels(chosen["sha256"].tolist())
     nowhere = np.zeros((source.card.size_px, source.card.size_px), dtype=np.bool_)
     lesions = [source.mask(path) for path in chosen["path"]]
+    group_of = read_splits(run.splits).set_index("path")["group"]
     films = CheckedFilms(
         x_NCHW=source.prepare(pixels),
         targets_N=source.targets(names),
+        groups_N=chosen["path"].map(group_of).to_numpy(dtype=str),
         lungs_NHW=np.stack([lung_field(_grey(film)) for film in pixels]),
         lesions_NHW=np.stack([nowhere if mask is None else mask for mask in lesions]),
     )

@@ -54,11 +54,14 @@ class MeanMaps:
             self.add(f"{method}_{name}", scaled)
 
     def write(self, path: Path) -> None:
-        """``mean.npz``: METHOD_CLASS float16 (H, W), film_CLASS uint8 (H, W[, 3])."""
-        arrays = {
-            name: (total / count).astype(np.uint8 if name.startswith("film_") else np.float16)
-            for name, (total, count) in self._sums.items()
-        }
+        """``mean.npz``: METHOD_CLASS float16 (H, W), film_CLASS uint8 (H, W[, 3]).
+
+        Beside each, ``count_METHOD_CLASS`` or ``count_film_CLASS``: how many it is the mean of.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, (total, count) in self._sums.items():
+            kind = np.uint8 if name.startswith("film_") else np.float16
+            arrays |= {name: (total / count).astype(kind), f"count_{name}": np.array(count)}
         write_arrays(path, arrays)
 
 

@@ -35,6 +35,7 @@ def run_methods(config: ExplainConfig, baselines_BCHW: Tensor) -> dict[str, Meth
             title=METHOD_TITLES[name],
             explain=partial(_explain, name, config, baselines_BCHW),
             quick=quick.get(name),
+            baselines_BCHW=baselines_BCHW if sampled else None,
             most_delta=verdicts.MOST_SAMPLED_DELTA if sampled else verdicts.MOST_DELTA,
         )
     return methods

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from cxr_model.explanations.attribution import METHOD_TITLES
@@ -36,9 +37,9 @@ def explained_films(run: RunFolder) -> tuple[list[dict[str, Any]], int]:
 
 
 def mean_maps(run: RunFolder, classes: list[str]) -> list[dict[str, Any]]:
-    """Of each class the mean film called so and the mean map of each method, as pictures.
+    """Of each class the mean film called so and the mean map of each method, with their counts.
 
-    Classes that no holdout film was called have none.
+    Each picture is ``{"uri", "n"}``. Classes that no holdout film was called have none.
     """
     shown: list[dict[str, Any]] = []
     with np.load(run.attributions / "mean.npz") as arrays:
@@ -47,14 +48,20 @@ def mean_maps(run: RunFolder, classes: list[str]) -> list[dict[str, Any]]:
                 continue
             film = arrays[f"film_{name}"]
             maps = {
-                method: heat_map_tile(film, arrays[f"{method}_{name}"], method, None)
+                method: _counted(
+                    heat_map_tile(film, arrays[f"{method}_{name}"], method, None),
+                    arrays[f"count_{method}_{name}"],
+                )
                 for method in METHOD_TITLES
                 if f"{method}_{name}" in arrays
             }
-            shown.append(
-                {"name": name, "picture": _uri(film_tile(film, None)), "maps": _uris(maps)}
-            )
+            picture = _counted(film_tile(film, None), arrays[f"count_film_{name}"])
+            shown.append({"name": name, "picture": picture, "maps": maps})
     return shown
+
+
+def _counted(tile: Image.Image, count: NDArray[Any]) -> dict[str, Any]:
+    return {"uri": _uri(tile), "n": int(count)}
 
 
 def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxr_model.reports.page import data_uri
-from cxr_model.reports.thresholds import DECIMALS
+from cxr_model.reports.thresholds import NUMBER_BYTES
 from cxr_model.run_folder import RunFolder
 
 Array = NDArray[Any]
@@ -37,7 +37,7 @@ def gallery_films(
             "path": path,
             "truth": int(truth_N[row]),
             "predicted": int(scores_NC[row].argmax()),
-            "p": scores_NC[row].round(DECIMALS).tolist(),
+            "p": scores_NC[row].tolist(),
             "film": thumbnail(film),
             "heat": None if heat_map is None else heat_overlay(heat_map),
         }
@@ -61,7 +61,7 @@ def _stored_films(run: RunFolder) -> Iterator[tuple[str, Array, Array | None]]:
 
 def _json_bytes(record: dict[str, Any]) -> int:
     # Hostile names are escaped to six characters each; everything else is as long as it looks.
-    numbers = 12 * len(record["p"])
+    numbers = NUMBER_BYTES * len(record["p"])
     return len(record["film"]) + len(record["heat"] or "") + 6 * len(record["path"]) + numbers + 90
 
 

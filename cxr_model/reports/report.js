@@ -19,6 +19,8 @@
   };
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
   const share = (value) => (Number.isFinite(value) ? value.toFixed(3) : "undefined");
+  // Classes well apart have thresholds that three decimals would all call 0.
+  const level = (value) => (value > 0 && value < 0.0005 ? value.toExponential(1) : share(value));
 
   // ---- Threshold: one class against the rest ------------------------------------------
 
@@ -67,7 +69,7 @@
     for (const [outcome, title] of Object.entries(titles))
       byId(`explore-${outcome}`).setAttribute(
         "aria-label", `${counts[outcome]} films of ${name} ${title}: show them`);
-    say("explore-status", `${name} at ${share(view.threshold)}: sensitivity ${share(found)}, ` +
+    say("explore-status", `${name} at ${level(view.threshold)}: sensitivity ${share(found)}, ` +
       `specificity ${share(left)}, PPV ${rates.ppv}, NPV ${rates.npv}`);
   };
 
@@ -115,7 +117,7 @@
   const showPoints = () => {
     const title = pointsOfClass().length ? [make("span", { textContent: "Operating points" })] : [];
     byId("explore-points").replaceChildren(...title, ...pointsOfClass().map((point) => {
-      const text = `${point.rule}: ${point.threshold.toFixed(3)}`;
+      const text = `${point.rule}: ${level(point.threshold)}`;
       const button = make("button", { type: "button", textContent: text, value: point.threshold });
       button.addEventListener("click", () => setThreshold(point.threshold));
       return button;
@@ -249,7 +251,7 @@
     const isIt = outcome === "tp" || outcome === "fn", called = outcome === "tp" || outcome === "fp";
     const name = data.classes[chosen];
     goToGallery({}, {
-      title: `${isIt ? "" : "not "}${name}, ${called ? "" : "not "}called ${name} at ${share(threshold)}`,
+      title: `${isIt ? "" : "not "}${name}, ${called ? "" : "not "}called ${name} at ${level(threshold)}`,
       test: (film) => (film.truth === chosen) === isIt && (film.p[chosen] >= threshold) === called,
     });
   };

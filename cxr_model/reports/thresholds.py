@@ -12,9 +12,11 @@ from cxr_model.metrics import proportion_interval
 
 Array = NDArray[Any]
 
-MOST_SCORES = 600_000
-"""Of all classes together, about 5 MB of the page; above it, only every k-th score is kept."""
-DECIMALS = 6
+MOST_SCORES = 200_000
+"""Of all classes together, at most 5 MB of the page; above it, only every k-th score is kept."""
+NUMBER_BYTES = 24
+"""Most that a score takes in JSON. None is rounded: with classes well apart, scores and
+thresholds differ by 1e-11, and the page must count what the operating points were measured on."""
 
 
 def class_scores(truth_N: Array, scores_NC: Array) -> list[dict[str, Any]]:
@@ -37,7 +39,7 @@ def class_scores(truth_N: Array, scores_NC: Array) -> list[dict[str, Any]]:
 def _sorted_scores(scores_N: Array, most: int) -> dict[str, Any]:
     step = -(-len(scores_N) // most) or 1
     kept = np.sort(scores_N)[step // 2 :: step]
-    return {"scores": kept.round(DECIMALS).tolist(), "n": len(scores_N)}
+    return {"scores": kept.tolist(), "n": len(scores_N)}
 
 
 def rates_at(

@@ -1,5 +1,7 @@
 """The checks themselves: good evidence passes, a picture of the film's edges does not."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -159,8 +161,9 @@ def learnt() -> tuple[CxResNet, CheckedFilms]:
     x_NCHW, targets_N, masks_NHW = (part[1::2] for part in (x_NCHW, targets_N, masks_NHW))
     nowhere = np.zeros(masks_NHW.shape, dtype=np.bool_)
     films = CheckedFilms(
-        x_NCHW=x_NCHW, targets_N=targets_N, lungs_NHW=nowhere, lesions_NHW=masks_NHW.numpy()
-    )
+        x_NCHW=x_NCHW, targets_N=targets_N, groups_N=np.arange(len(x_NCHW)).astype(str),
+        lungs_NHW=nowhere, lesions_NHW=masks_NHW.numpy(),
+    )  # fmt: skip
     return network.eval(), films
 
 
@@ -192,15 +195,63 @@ def test_a_good_map_passes_where_a_picture_of_the_edges_fails(
     )
 
 
+def test_completeness_is_a_share_of_the_change_from_the_methods_own_start(
+    learnt: tuple[CxResNet, CheckedFilms],
+) -> None:
+    network, films = learnt
+    starts_BCHW = films.x_NCHW[:3] + 1
+
+    def off_by_one(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return _edges(*arguments)[0], torch.ones(len(arguments[1]))
+
+    methods = {
+        "grey": Method(title="Grey", explain=off_by_one),
+        "films": Method(title="Films", explain=off_by_one, baselines_BCHW=starts_BCHW),
+    }
+    record = check_methods(network, films, methods, seed=0)
+    with torch.no_grad():
+        scores_N = network(films.x_NCHW)[:, 1]
+        changes = {
+            "grey": scores_N - network(torch.zeros(1, 1, SIDE, SIDE))[0, 1],
+            "films": scores_N - network(starts_BCHW)[:, 1].mean(),
+        }
+    for name, change_N in changes.items():
+        found = {check["name"]: check for check in record["methods"][name]["checks"]}
+        expected = 1 / change_N.abs().mean().item()
+        assert found["convergence-delta"]["value"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert changes["grey"].abs().mean() != pytest.approx(changes["films"].abs().mean().item())
+    run = run_methods(ExplainConfig(), starts_BCHW)
+    assert run["gradient-shap"].baselines_BCHW is starts_BCHW
+    assert run["integrated-gradients"].baselines_BCHW is None
+
+
 def test_energy_inside_is_the_positive_share() -> None:
     maps = np.array([[[1, 3], [-9, 0]], [[-1, -1], [0, 0]]], dtype=np.float32)
     masks = np.array([[[True, False], [True, True]]] * 2)
     np.testing.assert_allclose(energy_inside(maps, masks), [0.25, 0])
 
 
+def test_films_of_one_patient_are_drawn_together() -> None:
+    values = np.repeat([0.1, 0.5, 0.9], 8)
+    patients = np.repeat(["a", "b", "c"], 8)
+    grouped = mean_estimate(values, patients, 0)
+    apart = mean_estimate(values, np.arange(len(values)), 0)
+    assert grouped["value"] == pytest.approx(0.5)
+    assert apart["value"] == pytest.approx(0.5)
+    assert grouped["n"] == 24
+    width, narrow = (each["ci_high"] - each["ci_low"] for each in (grouped, apart))
+    assert width > 2 * narrow
+    other = {"random": values - np.repeat([0.3, 0.2, -0.1], 8)}
+    checks = [
+        paired_check("insertion", "t", values, other, "higher", groups_N=groups_N, seed=0)
+        for groups_N in (np.arange(len(values)), patients)
+    ]
+    assert [check["passed"] for check in checks] == [True, False]
+
+
 def test_a_verdict_names_what_failed_and_only_what_decides() -> None:
     values = np.array([0.2, 0.3, 0.4])
-    estimate = mean_estimate(values, 0)
+    estimate = mean_estimate(values, np.arange(3), 0)
     assert estimate["value"] == pytest.approx(0.3)
     assert 0.19 < estimate["ci_low"] < 0.3 < estimate["ci_high"] < 0.41
     good = bound_check("repeatability", "t", estimate, 0.3, "higher")
@@ -218,10 +269,11 @@ def test_a_verdict_names_what_failed_and_only_what_decides() -> None:
 
 def test_a_baseline_is_beaten_only_where_the_paired_interval_clears_zero() -> None:
     values = np.array([0.5, 0.6, 0.7, 0.8])
+    drawn: dict[str, Any] = {"groups_N": np.arange(4), "seed": 0}
     lower, mixed = values - 0.1, values + np.array([0.2, -0.2, 0.2, -0.3])
-    clear = paired_check("insertion", "t", values, {"random": lower}, "higher", seed=0)
+    clear = paired_check("insertion", "t", values, {"random": lower}, "higher", **drawn)
     assert clear["passed"]
     assert clear["threshold"] == pytest.approx(0.55)
     unclear = {"random": lower, "centre": mixed}
-    assert not paired_check("insertion", "t", values, unclear, "higher", seed=0)["passed"]
-    assert not paired_check("deletion", "t", values, {"random": lower}, "lower", seed=0)["passed"]
+    assert not paired_check("insertion", "t", values, unclear, "higher", **drawn)["passed"]
+    assert not paired_check("deletion", "t", values, {"random": lower}, "lower", **drawn)["passed"]

@@ -98,13 +98,31 @@ def test_the_whole_holdout_has_thumbnails_and_maps(
 
 def test_mean_maps_have_a_film_beside_them(explained: tuple[RunFolder, dict[str, Any]]) -> None:
     run, _ = explained
-    with np.load(run.attributions / "mean.npz") as arrays:
+    with np.load(run.attributions / "mean.npz") as file:
+        arrays = {name: file[name] for name in file if not name.startswith("count_")}
         films = {name.split("_")[1] for name in arrays if name.startswith("film_")}
         methods = {name.split("_")[0] for name in arrays} - {"film"}
         assert methods == set(_config().explain.methods)
         assert {name.split("_")[1] for name in arrays} == films
         assert all(arrays[name].shape == (SIDE, SIDE) for name in arrays)
         assert all(abs(arrays[name]).max() <= 1 for name in arrays if name[:5] != "film_")
+
+
+def test_mean_maps_tell_how_many_films_they_are_of(
+    explained: tuple[RunFolder, dict[str, Any]], record: dict[str, Any]
+) -> None:
+    run, _ = explained
+    predictions = read_predictions(run.predictions)
+    called = predictions.query("split == 'holdout'")["predicted"].value_counts().to_dict()
+    checked = choose_checked(predictions, _config().explain)["predicted"].value_counts().to_dict()
+    assert record["num_films"] < sum(called.values())
+    with np.load(run.attributions / "mean.npz") as arrays:
+        for kind, expected in (
+            ("film", called), ("grad-cam", called), ("gradient-shap", checked)
+        ):  # fmt: skip
+            prefix = f"count_{kind}_"
+            names = [name for name in arrays if name.startswith(prefix)]
+            assert {name.removeprefix(prefix): int(arrays[name]) for name in names} == expected
 
 
 def test_the_checks_are_drawn(record: dict[str, Any]) -> None:

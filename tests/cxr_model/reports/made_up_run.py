@@ -49,8 +49,9 @@ def make_run(
     write_attributions(run, predictions[films["split"] == "holdout"], classes, generator)
     layers = network_layers(len(classes))
     model = {
-        "run_id": "r1", "network": {"name": "cxresnet"}, "classes": classes, "size_px": 64,
-        "color": "grey", "mean": 0.5, "std": 0.25, "num_parameters": 393_000, "layers": layers,
+        "format_version": 1, "run_id": "r1", "network": {"name": "cxresnet"}, "classes": classes,
+        "size_px": 64, "color": "grey", "mean": 0.5, "std": 0.25,
+        "num_parameters": 393_000, "layers": layers,
     }  # fmt: skip
     run.model_card.write_text(json.dumps(model))
     settings = {"preset": "smoke", "training": {"epochs": 12, "widths": [16, 32]}, "labels": {}}
@@ -107,6 +108,7 @@ def write_attributions(
     pd.DataFrame(rows).to_csv(run.attributions / "index.csv", index=False)
     means = {f"film_{name}": arrays["film"] for name in classes}
     means |= {f"grad-cam_{name}": blob.astype("f2") for name in classes}
+    means |= {f"count_{name}": np.array(7 if "cam" in name else 8) for name in means}
     np.savez_compressed(run.attributions / "mean.npz", allow_pickle=False, **means)
 
 

@@ -196,7 +196,7 @@ def test_each_part_of_the_evidence_has_a_section_and_the_gates_stand_by_the_accu
     assert '<th scope="row">Perhaps no radiograph</th><td class="number">1,234</td>' in page
     assert '<th scope="row">Copies in different classes</th><td class="number">567</td>' in page
     assert page.count("the same bytes or the same picture") == 2
-    assert "Not externally validated." in page
+    assert "Not externally validated when this report was written." in page
 
 
 def test_a_search_that_was_not_made_is_no_search_that_found_nothing(tmp_path: Path) -> None:
@@ -245,13 +245,17 @@ def test_no_heat_map_stands_without_the_verdict_of_its_method(tmp_path: Path) ->
     assert ("wrong", "failed") in verdicts
 
 
-def test_a_page_says_external_only_where_it_was_measured(tmp_path: Path) -> None:
+def test_mean_maps_tell_how_many_films_they_are_of_on_the_page(tmp_path: Path) -> None:
+    page = build_report(make_run(tmp_path, ["normal", "covid"])).read_text(encoding="utf-8")
+    assert page.count("<br>n = 8</figcaption>") == 2
+    assert page.count("<br>n = 7</figcaption>") == 2
+
+
+def test_a_page_names_the_command_that_validates_its_run_elsewhere(tmp_path: Path) -> None:
     run = make_run(tmp_path, ["normal", "covid"])
-    metrics = json.loads(run.metrics.read_text())
-    run.metrics.write_text(json.dumps(metrics | {"external": {"source": "elsewhere"}}))
     page = build_report(run).read_text(encoding="utf-8")
-    assert "Not externally validated." not in page
-    assert "No external validation." not in page
+    assert "<code>cxr evaluate --run smoke-20260102-030405 --data ...</code>" in page
+    assert "No external validation when this report was written." in page
 
 
 def test_films_are_left_out_before_the_page_grows_too_large(

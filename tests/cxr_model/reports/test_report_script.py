@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from cxr_model.metrics import proportion_interval
+from cxr_model.presets import smoke
+from cxr_model.reliability.measure import measure_reliability
 from cxr_model.reports.report import build_report
 from cxr_model.run_folder import RunFolder
 from tests.cxr_model.reports.made_up_run import add_gates, make_run, write_evidence, write_gallery
@@ -104,6 +106,45 @@ def test_operating_points_are_marked_and_set_the_threshold(tab: Any) -> None:
     assert tab.locator("#explore-threshold").input_value() == "0.4321"
     marks = "[...document.querySelectorAll('#explore-plot .point')].map(m => +m.getAttribute('x1'))"
     np.testing.assert_allclose(tab.evaluate(marks), [400 * 0.4321, 400 * 0.1234])
+
+
+def saturate(run: RunFolder, classes: list[str]) -> None:
+    """Classes so well apart that the temperature is at its bound and thresholds near 1e-11."""
+    table = pd.read_csv(run.predictions)
+    generator = np.random.default_rng(0)
+    best = np.array([classes.index(label) for label in table["label"]])
+    logits = generator.normal(size=(len(table), len(classes)))
+    logits[np.arange(len(table)), best] += 9
+    powers = np.exp(logits)
+    table[[f"probability_{name}" for name in classes]] = powers / powers.sum(axis=1, keepdims=True)
+    table.assign(predicted=np.array(classes)[logits.argmax(axis=1)]).to_csv(
+        run.predictions, index=False
+    )
+
+
+def test_each_operating_point_gives_its_tables_counts_with_saturated_scores(
+    tmp_path: Path, browser: Any
+) -> None:
+    classes = ["covid", "normal", "pneumonia"]
+    run = make_run(tmp_path, classes, num_films=450)
+    write_gallery(run)
+    saturate(run, classes)
+    points = measure_reliability(run, smoke())["operating_points"]
+    assert min(point["threshold"] for point in points) < 1e-9
+    build_report(run)
+    tab = browser.new_page()
+    tab.goto(run.report.as_uri())
+    for number, point in enumerate(points):
+        c, place = divmod(number, len(points) // len(classes))
+        tab.locator("#explore-class").select_option(str(c))
+        tab.locator("#explore-points button").nth(place).click()
+        tp = round(point["sensitivity"]["value"] * 30)
+        tn = round(point["specificity"]["value"] * 60)
+        counts = [text(tab, name) for name in ("tp", "fn", "fp", "tn")]
+        assert counts == [str(count) for count in (tp, 30 - tp, 60 - tn, tn)], point
+        tab.locator("#explore-fn").click()
+        assert len(shown_paths(tab)) == 30 - tp
+    tab.close()
 
 
 def test_what_is_no_threshold_or_prevalence_changes_nothing(tab: Any) -> None:
