@@ -193,6 +193,7 @@ def test_each_part_of_the_evidence_has_a_section_and_the_gates_stand_by_the_accu
     assert "Accuracy above what no-lung evidence gives" in results
     assert 'role="alert"' not in page
     assert '<th scope="row">Perhaps no radiograph</th><td class="number">1,234</td>' in page
+    assert "Left out: Retrained, border alone: loss is inf in epoch 2." in page
     assert "Not externally validated." in page
 
 
