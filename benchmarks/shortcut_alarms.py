@@ -62,13 +62,14 @@ def audit_phantoms(config: RunConfig, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0, help="the rules were set on 0 to 9")
     parser.add_argument("--films", type=int, default=300)
     parser.add_argument("--size", type=int, default=96, help="side of the films in pixels")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--marker", default="", help="class that carries the marker; none: clean")
     arguments = parser.parse_args()
     num_alarms = 0
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         config = phantom_settings(
             arguments.films,
             seed,

@@ -28,7 +28,7 @@ class ShortcutConfig:
     audit: bool = True
     """Probe what tells the classes apart without the lungs."""
     retrain: bool = False
-    """Train networks anew on masked films too: as many trainings more."""
+    """Train networks anew on masked films too: five trainings more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,12 +71,17 @@ def unseen_films(run: RunFolder, model: RunFolder) -> tuple[pd.DataFrame, dict[s
 def _shows_one_of(phashes: pd.Series, known: pd.Series) -> NDArray[np.bool_]:
     """Whether each film's hash lies within ``COPY_BITS`` of a known one."""
     hashes = np.array([int(text, 16) for text in (*phashes, *known)], dtype=np.uint64)
-    first, second, bits = near_hashes(hashes)
-    # Pairs are sorted: the first one is of the new films, the second of the known ones.
-    crossing = (first < len(phashes)) & (second >= len(phashes)) & (bits <= COPY_BITS)
-    is_near = np.zeros(len(phashes), dtype=bool)
-    is_near[first[crossing]] = True
-    return is_near
+    # Each value once: of several films with one hash `near_hashes` pairs only a few.
+    values, place_N = np.unique(hashes, return_inverse=True)
+    is_known = np.zeros(len(values), dtype=bool)
+    is_known[place_N[len(phashes) :]] = True
+    first, second, bits = near_hashes(values)
+    is_close = bits <= COPY_BITS
+    is_near = is_known.copy()
+    is_near[first[is_close & is_known[second]]] = True
+    is_near[second[is_close & is_known[first]]] = True
+    shown: NDArray[np.bool_] = is_near[place_N[: len(phashes)]]
+    return shown
 
 
 def evaluate_elsewhere(

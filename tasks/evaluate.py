@@ -67,7 +67,7 @@ def fetch_registered(
     """A version of the registry below ``folder``; the champion, and the only model, by default."""
     with ObjectStore(location) as store:
         found = find_version(store, model, version)
-        run = fetch_version(store, found.model, found.run_id, folder / "models")
+        run = fetch_version(store, found.model, found.run_id, folder / "models", VERSION_FILES)
     get_run_logger().info("model %s, version %s", found.model, found.run_id)
     return FetchedModel(run.root, read_json(run.config))
 

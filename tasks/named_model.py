@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_model.run_folder import RunFolder
-from tasks.registry import IF_THERE, fetch_version, read_champion
+from tasks.registry import IF_THERE, fetch_version, read_champion, require_files
 from tasks.run_store import fetch_run, read_manifest
 from tasks.storage import ObjectStore
 
@@ -49,9 +49,10 @@ def find_model(
         )
     manifest = read_manifest(store, name, files)
     has = {record.key for record in manifest.objects}
-    wanted = (*files, *(key for key in IF_THERE if key in has))
-    return Found(
-        run_id=manifest.run_id,
-        digest=manifest.record(_WEIGHTS).sha256,
-        fetch=lambda: RunFolder(fetch_run(store, manifest.run_id, folder, wanted)),
-    )
+
+    def fetch() -> RunFolder:
+        require_files(manifest.run_id, files, has)
+        wanted = (*files, *(key for key in IF_THERE if key in has))
+        return RunFolder(fetch_run(store, manifest.run_id, folder, wanted))
+
+    return Found(run_id=manifest.run_id, digest=manifest.record(_WEIGHTS).sha256, fetch=fetch)

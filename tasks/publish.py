@@ -10,7 +10,14 @@ from cxr_model.run_folder import RunFolder
 from tasks.checkpoint_store import drop_checkpoints, fetch_checkpoint
 from tasks.registry import VERSION_FILES
 from tasks.retries import storage_task
-from tasks.run_store import fetch_run, has_manifest, publish_run, report_url, require_unpublished
+from tasks.run_store import (
+    fetch_run,
+    has_manifest,
+    publish_run,
+    read_manifest,
+    report_url,
+    require_unpublished,
+)
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
@@ -27,12 +34,15 @@ def check_store(location: StoreLocation, run_id: str) -> None:
 def fetch_if_published(location: StoreLocation, runs_dir: Path, run_id: str) -> bool:
     """Whether the run is published; what competes for champion is then below ``runs_dir``.
 
-    A run that crashed after its publication may go on on another machine.
+    A run that crashed after its publication may go on on another machine, and its gates are
+    asked there: all its evidence comes along.
     """
     with ObjectStore(location) as store:
         if not has_manifest(store, run_id):
             return False
-        fetch_run(store, run_id, runs_dir, VERSION_FILES)
+        published = read_manifest(store, run_id).objects
+        evidence = [record.key for record in published if record.key.startswith("evidence/")]
+        fetch_run(store, run_id, runs_dir, (*VERSION_FILES, *evidence))
     return True
 
 

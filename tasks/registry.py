@@ -13,7 +13,7 @@ is lost and none is made on a champion that is no more.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,9 +264,11 @@ def fetch_version(
 ) -> RunFolder:
     """A version's files (all, or those named and `IF_THERE`) below ``folder/<model>/<run_id>``.
 
-    Each is checked against its digest; one that is there with the right bytes is kept.
+    Each is checked against its digest; one that is there with the right bytes is kept. Raises
+    ``StorageError`` where a named one is missing: the version is older than what needs it.
     """
     version = read_version(store, model, run_id)
+    require_files(f"{model}/{run_id}", files, version.files)
     target = folder / model / run_id
 
     def fetch(key: str) -> None:
@@ -278,6 +280,13 @@ def fetch_version(
     for _ in in_parallel(fetch, wanted):
         pass
     return RunFolder(target)
+
+
+def require_files(name: str, wanted: Iterable[str], has: Collection[str]) -> None:
+    """Raise ``StorageError`` where the model ``name`` lacks a file that it cannot serve without."""
+    for key in wanted:
+        if key not in has:
+            raise StorageError(f"{name}: has no {key}; train and promote anew")
 
 
 def registered_runs(store: ObjectStore) -> set[str]:

@@ -34,22 +34,26 @@ def audit_shortcuts(
     """Probe the run's films and network; write ``evidence/shortcuts.json`` and return it.
 
     Needs the index, the splits, the model and the predictions of the run; ``root`` is where
-    the films lie. Every figure is of the holdout, which nothing here is fitted on.
+    the films lie. Every figure is of the holdout, which nothing here is fitted on. Probes that
+    could not be made are told under ``left_out``.
     """
     subject = Subject.load(run, config, cache)
     model = model_probe(subject, read_predictions(run.predictions))
     exchange = measure_exchange(subject)
     train, holdout = subject.films["train"], subject.films["holdout"]
+    retrained, left_out = (
+        retrained_probes(subject, config) if config.shortcuts.retrain else ([], [])
+    )
     probes = [
         metadata_probe(subject.tables, train, subject.judge),
         border_probe(train, holdout, subject.judge),
         thumbnail_probe(train, holdout, subject.judge),
         *hidden_probes(subject),
-        *(retrained_probes(subject, config) if config.shortcuts.retrain else ()),
+        *retrained,
         standardised_probe(subject, root),
         *exchange_probes(exchange, subject.judge.num_classes),
     ]
-    record = judge_probes(subject, model, probes, exchange)
+    record = judge_probes(subject, model, probes, exchange) | {"left_out": left_out}
     write_json(run.shortcuts, record)
     return record
 

@@ -1,5 +1,6 @@
 """The run's network on holdout films that are hidden, exchanged or standardised in part."""
 
+import logging
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +11,7 @@ import torch
 from cxr_model.batches import TrainingFilms
 from cxr_model.cache import Color
 from cxr_model.config import RunConfig
+from cxr_model.errors import DivergenceError, OutOfMemory
 from cxr_model.shortcuts.exchange import (
     CORNER,
     ROUNDS,
@@ -21,9 +23,11 @@ from cxr_model.shortcuts.retrain import retrain
 from cxr_model.shortcuts.scores import Array, Probe, one_hot
 from cxr_model.shortcuts.standardise import mean_histogram, standardised_films
 from cxr_model.shortcuts.subject import Subject
-from cxr_model.shortcuts.views import RETRAINED, VIEWS, find_lungs
+from cxr_model.shortcuts.views import VIEWS, find_lungs
 
 _BATCH = 64
+
+log = logging.getLogger(__name__)
 
 
 def model_probe(subject: Subject, predictions: pd.DataFrame) -> Probe:
@@ -131,23 +135,33 @@ def exchange_probes(exchange: Exchange, num_classes: int) -> list[Probe]:
     ]
 
 
-def retrained_probes(subject: Subject, config: RunConfig) -> list[Probe]:
-    """Networks trained anew on films of which a part is hidden, one a view."""
+def retrained_probes(subject: Subject, config: RunConfig) -> tuple[list[Probe], list[str]]:
+    """Networks trained anew on films of which a part is hidden, one a view.
+
+    Also a sentence for each that is left out, as its training failed where the run's did not.
+    """
     films = TrainingFilms(
         train=subject.films["train"],
         validation=subject.films.get("validation"),
         num_classes=subject.judge.num_classes,
     )
     holdout = subject.films["holdout"]
-    return [
-        Probe(
-            name=f"retrained-{view.name}",
-            title=f"retrained, {view.title}",
-            evidence=view.evidence,
-            how=f"a network trained anew with the run's settings; in all films {view.what}",
-            called_NC=one_hot(
-                retrain(config, subject.card, films, holdout, view), subject.judge.num_classes
-            ),
+    probes, left_out = [], []
+    for view in VIEWS:
+        title = f"retrained, {view.title}"
+        try:
+            called_N = retrain(config, subject.card, films, holdout, view)
+        except (DivergenceError, OutOfMemory) as error:
+            left_out.append(f"{title}: {error}")
+            log.warning("probe left out: %s", left_out[-1])
+            continue
+        probes.append(
+            Probe(
+                name=f"retrained-{view.name}",
+                title=title,
+                evidence=view.evidence,
+                how=f"a network trained anew with the run's settings; in all films {view.what}",
+                called_NC=one_hot(called_N, subject.judge.num_classes),
+            )
         )
-        for view in RETRAINED
-    ]
+    return probes, left_out

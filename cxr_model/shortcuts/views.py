@@ -72,7 +72,6 @@ LUNGS_ALONE = View(
     what="all outside the lung field is hidden",
     where="outside lungs",
 )
-RETRAINED = (NO_LUNGS, BORDER_ALONE, LUNGS_ALONE)
 VIEWS = (
     *(
         View(
@@ -86,7 +85,9 @@ VIEWS = (
         )
         for side in _CENTRES
     ),
-    *RETRAINED,
+    NO_LUNGS,
+    BORDER_ALONE,
+    LUNGS_ALONE,
 )
 
 

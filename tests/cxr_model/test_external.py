@@ -105,6 +105,22 @@ def test_films_without_an_answer_are_counted_and_not_held_against_the_others(
     assert silent["decisions"]["accuracy_of_answers"]["value"] is None
 
 
+@pytest.mark.parametrize(
+    ("num_copies", "copies", "known"), [(2, "00ff", "00fe"), (7, "00ff", "00ff")]
+)
+def test_every_copy_of_a_picture_that_the_model_met_is_left_out(
+    run: RunFolder, model: RunFolder, index: pd.DataFrame, num_copies: int, copies: str, known: str
+) -> None:
+    far = [f"5a5a{number:012x}" for number in range(len(index))]
+    hashes = [copies.zfill(16)] * num_copies + far[num_copies:]
+    write_index(index.assign(phash=hashes), run.index)
+    met = index.head(1).assign(sha256="of other bytes", phash=known.zfill(16))
+    write_index(met, model.index)
+    left, left_out = unseen_films(run, model)
+    assert left_out == {"bytes": 0, "near": num_copies}
+    assert set(left["path"]) == set(index["path"][num_copies:])
+
+
 def test_a_picture_that_the_model_met_in_other_bytes_is_left_out_too(
     run: RunFolder, model: RunFolder, index: pd.DataFrame, films: Path, tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ def test_a_run_that_cannot_judge_is_refused_for_predictions_and_still_has_a_netw
     write_tiny_run(run, "bare")
     run.decision.unlink()
     publish_run(store, run, "bare", headline)
-    with pytest.raises(StorageError, match=r"run bare: has no object 'model/decision.json'"):
+    with pytest.raises(StorageError, match=r"bare: has no model/decision\.json; train and"):
         find_model(store, "bare", tmp_path).fetch()
     assert find_model(store, "bare", tmp_path, NETWORK_FILES).fetch().weights.exists()
 

@@ -2,11 +2,17 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from prefect.logging import disable_run_logger
 from pydantic import TypeAdapter
 
-from cxr_model.errors import StorageError
+from cxr_model.config import RunConfig
+from cxr_model.errors import GateError, StorageError
+from cxr_model.evidence_config import GateConfig
+from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.splits import write_splits
+from tasks.evidence import enforce_gates
 from tasks.publish import check_store, fetch_if_published, publish
 from tasks.registry import VERSION_FILES
 from tasks.retries import on_transient_io
@@ -29,20 +35,27 @@ def test_a_published_run_is_read_at_the_address_returned(
         check_store.fn(store.location, "run-1")
 
 
-def test_a_run_published_before_its_crash_competes_on_another_machine(
+def test_a_run_published_before_its_crash_meets_its_gates_on_another_machine(
     store: ObjectStore, headline: dict[str, Any], tmp_path: Path
 ) -> None:
     here, there = tmp_path / "here" / "run-1", tmp_path / "there"
     for key in VERSION_FILES:
         (here / key).parent.mkdir(parents=True, exist_ok=True)
         (here / key).write_text(key)
+    film = {"path": "a.png", "sha256": "a", "label": "normal", "group": "a", "split": "holdout"}
+    write_splits(pd.DataFrame([film]), RunFolder(here).splits)
+    share = {"value": 0.1, "ci_low": 0.05, "ci_high": 0.2, "n": 50}
+    red = {"alarm": True, "alarms": ["covid is told by the border"], "headline": share}
+    write_json(RunFolder(here).shortcuts, red)
     assert not fetch_if_published.fn(store.location, there, "run-1")
     with disable_run_logger():
         publish.fn(store.location, here, "run-1", headline)
     assert fetch_if_published.fn(store.location, there, "run-1")
-    assert {key: (there / "run-1" / key).read_text() for key in VERSION_FILES} == {
-        key: key for key in VERSION_FILES
-    }
+    for key in VERSION_FILES:
+        assert (there / "run-1" / key).read_bytes() == (here / key).read_bytes()
+    config = RunConfig(gates=GateConfig(fail_on=("shortcut",)))
+    with pytest.raises(GateError, match="covid is told by the border"):
+        enforce_gates.fn(there / "run-1", config)
 
 
 def test_a_server_that_is_away_is_asked_again() -> None:

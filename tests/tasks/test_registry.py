@@ -1,3 +1,4 @@
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -5,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.logging import disable_run_logger
 
 from cxr_model.errors import ConfigError, StorageError
 from cxr_model.run_folder import RunFolder
+from tasks.evaluate import fetch_registered
 from tasks.registry import (
     VERSION_FILES,
     Champion,
@@ -62,6 +65,22 @@ def test_a_version_keeps_its_files_when_its_run_is_gone(
     assert registered_runs(either_store) == {"first"}
     with pytest.raises(StorageError, match=r"has no version second; 'cxr models' lists them"):
         fetch_version(either_store, "cxr3", "second", tmp_path)
+
+
+def test_a_version_older_than_a_file_that_is_wanted_is_told_and_what_it_has_is_fetched(
+    either_store: ObjectStore, publish: Any, tmp_path: Path
+) -> None:
+    register_version(either_store, "cxr3", publish("first"))
+    key = "models/cxr3/versions/first/VERSION.json"
+    older = json.loads(either_store.read_bytes(key))
+    del older["files"]["model/decision.json"]
+    either_store.write_bytes(key, json.dumps(older).encode())
+    told = "cxr3/first: has no model/decision.json; train and promote anew"
+    with pytest.raises(StorageError, match=told):
+        fetch_version(either_store, "cxr3", "first", tmp_path / "one", ("model/decision.json",))
+    with disable_run_logger(), pytest.raises(StorageError, match=told):
+        fetch_registered.fn(either_store.location, "cxr3", "first", tmp_path / "two")
+    assert fetch_version(either_store, "cxr3", "first", tmp_path / "three").weights.exists()
 
 
 def test_a_broken_off_registration_is_no_version(either_store: ObjectStore, publish: Any) -> None:

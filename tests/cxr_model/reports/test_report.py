@@ -196,6 +196,7 @@ def test_each_part_of_the_evidence_has_a_section_and_the_gates_stand_by_the_accu
     assert '<th scope="row">Perhaps no radiograph</th><td class="number">1,234</td>' in page
     assert '<th scope="row">Copies in different classes</th><td class="number">567</td>' in page
     assert page.count("the same bytes or the same picture") == 2
+    assert "Left out: Retrained, border alone: loss is inf in epoch 2." in page
     assert "Not externally validated when this report was written." in page
 
 

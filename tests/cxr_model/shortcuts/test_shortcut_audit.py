@@ -1,6 +1,7 @@
 """The audit finds a planted marker and leaves clean films alone."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,21 @@ from typing import Any
 import pytest
 
 from benchmarks.shortcut_alarms import audit_phantoms, phantom_settings
+from cxr_model.cache import FilmCache
 from cxr_model.reports.shortcut_figures import shortcut_figures
 from cxr_model.run_folder import RunFolder
+from cxr_model.shortcuts.audit import audit_shortcuts
+from cxr_model.shortcuts.views import VIEWS
 
 
 def audit(folder: Path, seed: int, num_films: int, marker_class: str = "") -> dict[str, Any]:
     config = phantom_settings(num_films, seed, marker_class, size_px=64, epochs=4)
     return audit_phantoms(config, folder)
+
+
+def retrained(record: dict[str, Any]) -> set[str]:
+    names = {probe["name"] for probe in record["probes"]}
+    return {name for name in names if name.startswith("retrained-")}
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +69,23 @@ def test_record_is_what_stands_on_disk_and_each_probe_says_what_it_saw(
     assert set(shortcut_figures(record)) == {"shortcuts"}
 
 
-def test_retraining_adds_three_probes(tmp_path: Path) -> None:
+def test_retraining_adds_a_probe_for_each_view_and_leaves_out_what_diverges(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = phantom_settings(30, 0, "", size_px=64, epochs=1)
     config = replace(config, shortcuts=replace(config.shortcuts, retrain=True))
-    names = {probe["name"] for probe in audit_phantoms(config, tmp_path)["probes"]}
-    assert {"retrained-no-lungs", "retrained-border", "retrained-lungs"} < names
+    record = audit_phantoms(config, tmp_path)
+    assert retrained(record) == {f"retrained-{view.name}" for view in VIEWS}
+    assert record["left_out"] == []
+    diverging = replace(config, training=replace(config.training, weight_decay=1e45))
+    run, cache = RunFolder(tmp_path / "run"), next((tmp_path / "cache").iterdir())
+    record = audit_shortcuts(run, diverging, FilmCache.open(cache), tmp_path / "films")
+    assert retrained(record) == set()
+    assert len(record["left_out"]) == len(VIEWS)
+    for view, sentence in zip(VIEWS, record["left_out"], strict=True):
+        assert re.match(f"retrained, {view.title}: .*lower training.learning_rate", sentence)
+        assert f"probe left out: {sentence}" in caplog.messages
+    assert json.loads(run.shortcuts.read_text()) == record
 
 
 @pytest.mark.slow
