@@ -85,7 +85,11 @@ def audit_films(run: RunFolder, config: RunConfig, root: Path) -> dict[str, Any]
         },
         "fingerprint": fingerprint(table["label"].tolist(), films.properties, pictures_NHW),
         "told_apart_by": told_apart_by(
-            table["label"].tolist(), table["group"].tolist(), films.properties, config.split.seed
+            table["label"].tolist(),
+            table["group"].tolist(),
+            films.properties,
+            draws=config.evaluate.bootstrap_draws,
+            seed=config.split.seed,
         ),
     }
     findings = pd.DataFrame(_findings(record), columns=list(FINDING_COLUMNS))

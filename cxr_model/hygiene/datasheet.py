@@ -9,6 +9,7 @@ from typing import Any
 
 from cxr_model.config import RunConfig
 from cxr_model.index import data_digest, read_index
+from cxr_model.metrics import format_estimate
 from cxr_model.run_folder import RunFolder, atomic_path, read_json
 
 UNKNOWN = "Unknown: the films do not tell."
@@ -131,8 +132,8 @@ def _given_away(record: dict[str, Any]) -> str:
     best = record["told_apart_by"][0]
     return (
         f"Best by {best['property'].replace('_', ' ')}: balanced accuracy "
-        f"{best['balanced_accuracy']:.2f} on films of other groups, where guessing gives "
-        f"{best['chance']:.2f}."
+        f"{format_estimate(best['balanced_accuracy'])} on films of other groups, "
+        f"where guessing gives {best['chance']:.2f}."
     )
 
 
@@ -163,7 +164,7 @@ def _preprocessing(config: RunConfig) -> list[tuple[str, str]]:
 def _uses(record: dict[str, Any]) -> list[tuple[str, str]]:
     caution = "Not for diagnosis."
     told = record["told_apart_by"]
-    if told and told[0]["balanced_accuracy"] > told[0]["chance"] + 0.1:
+    if told and told[0]["balanced_accuracy"]["value"] > told[0]["chance"] + 0.1:
         caution += (
             " Classes come in files of different kinds: a network may learn the source instead "
             "of the disease."

@@ -72,13 +72,15 @@ def _draw_ranges(axes: Axes, spreads: Mapping[str, Mapping[str, float]]) -> None
 
 
 def _told_apart(rows: list[dict[str, Any]]) -> Figure:
-    """Balanced accuracy of each property alone, beside chance."""
+    """Balanced accuracy of each property alone with its interval, beside chance."""
     figure = Figure(figsize=(WIDTH, 0.9 + 0.24 * len(rows)), layout="constrained")
     axes = figure.add_subplot(xlim=(0, 1))
     chance = rows[0]["chance"]
-    figures = [row["balanced_accuracy"] for row in rows]
+    estimates = [row["balanced_accuracy"] for row in rows]
+    figures = np.array([estimate["value"] for estimate in estimates])
+    ends_2 = np.array([[estimate[end] for estimate in estimates] for end in ("ci_low", "ci_high")])
     colors = [VERMILLION if figure > chance + 0.1 else BLUE for figure in figures]
-    bars = axes.barh(range(len(rows)), figures, 0.62, color=colors)
+    bars = axes.barh(range(len(rows)), figures, 0.62, xerr=abs(ends_2 - figures), color=colors)
     axes.bar_label(bars, [f"{figure:.2f}" for figure in figures], padding=3, size=8)
     axes.axvline(chance, color=MUTED, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rows)), [row["property"].replace("_", " ") for row in rows])

@@ -97,6 +97,8 @@ def _examine(
 
 
 def _print(record: dict[str, Any], source: str) -> None:
+    from cxr_model.metrics import format_estimate
+
     patients, groups = record["patients"], record["groups"]
     out.print(f"{source}: {record['num_films']:,} films in {groups['count']:,} groups")
     out.print(
@@ -127,7 +129,7 @@ def _print(record: dict[str, Any], source: str) -> None:
     for row in record["told_apart_by"][:3]:
         out.print(
             f"{row['property'].replace('_', ' ')} alone tells the classes apart with balanced "
-            f"accuracy {row['balanced_accuracy']:.2f} (chance {row['chance']:.2f})"
+            f"accuracy {format_estimate(row['balanced_accuracy'])} (chance {row['chance']:.2f})"
         )
 
 

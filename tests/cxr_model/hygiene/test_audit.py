@@ -135,7 +135,7 @@ def test_clean_phantoms_raise_no_alarm(tmp_path: Path, seed: int) -> None:
     assert set(record["counts"].values()) == {0}
     assert record["common_picture"] > 0.5
     best = record["told_apart_by"][0]
-    assert best["balanced_accuracy"] < 0.75, best
+    assert best["balanced_accuracy"]["ci_low"] < 0.6, best
 
 
 def test_a_search_that_was_not_made_is_told_as_such(tmp_path: Path) -> None:
@@ -200,7 +200,12 @@ def test_a_class_of_other_files_is_told_apart_by_them(tmp_path: Path) -> None:
     assert record["fingerprint"]["covid"]["jpeg_quality"] is None
     assert sum(record["fingerprint"]["normal"]["histogram"]) == pytest.approx(1, abs=1e-3)
     best = {row["property"]: row["balanced_accuracy"] for row in record["told_apart_by"]}
-    assert best["mode"] == best["format"] == pytest.approx(2 / 3, abs=0.01)
+    assert best["mode"] == best["format"]
+    assert best["mode"]["value"] == pytest.approx(2 / 3, abs=0.01)
+    assert best["mode"]["n"] == 60
+    for estimate in best.values():
+        assert 0 <= estimate["ci_low"] <= estimate["value"] <= estimate["ci_high"] <= 1
+    assert best["mean_grey"]["ci_high"] - best["mean_grey"]["ci_low"] > 0.1
 
 
 def test_one_black_film_in_two_classes_is_a_conflict_of_exact_copies(tmp_path: Path) -> None:
@@ -269,5 +274,7 @@ def test_what_lies_in_the_real_films_is_found(tmp_path: Path) -> None:
     }
     assert record["counts"]["not a radiograph"] <= 6
     best = record["told_apart_by"][0]
-    assert best["balanced_accuracy"] > 0.6, "a class from elsewhere: two of three told at least"
+    assert best["balanced_accuracy"]["ci_low"] > 0.6, (
+        "a class from elsewhere: two of three told at least"
+    )
     assert record["fingerprint"]["normal"]["modes"] == {"L": 500}
