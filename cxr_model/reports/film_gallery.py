@@ -6,11 +6,11 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from jinja2.utils import htmlsafe_json_dumps
 from numpy.typing import NDArray
 from PIL import Image
 
 from cxr_model.reports.page import data_uri
-from cxr_model.reports.thresholds import NUMBER_BYTES
 from cxr_model.run_folder import RunFolder
 
 Array = NDArray[Any]
@@ -41,7 +41,7 @@ def gallery_films(
             "film": thumbnail(film),
             "heat": None if heat_map is None else heat_overlay(heat_map),
         }
-        room -= _json_bytes(record)
+        room -= len(htmlsafe_json_dumps(record)) + len(", ")
         if room < 0:
             break
         films.append(record)
@@ -57,12 +57,6 @@ def _stored_films(run: RunFolder) -> Iterator[tuple[str, Array, Array | None]]:
         films, paths = arrays["film"], arrays["path"]
         heat_maps = arrays[HEAT_MAP] if HEAT_MAP in arrays else [None] * len(films)
     return zip(paths.tolist(), films, heat_maps, strict=True)
-
-
-def _json_bytes(record: dict[str, Any]) -> int:
-    # Hostile names are escaped to six characters each; everything else is as long as it looks.
-    numbers = NUMBER_BYTES * len(record["p"])
-    return len(record["film"]) + len(record["heat"] or "") + 6 * len(record["path"]) + numbers + 90
 
 
 def thumbnail(film: Array) -> str:

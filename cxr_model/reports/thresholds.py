@@ -13,10 +13,9 @@ from cxr_model.metrics import proportion_interval
 Array = NDArray[Any]
 
 MOST_SCORES = 200_000
-"""Of all classes together, at most 5 MB of the page; above it, only every k-th score is kept."""
-NUMBER_BYTES = 24
-"""Most that a score takes in JSON. None is rounded: with classes well apart, scores and
-thresholds differ by 1e-11, and the page must count what the operating points were measured on."""
+"""Of all classes together, at most 24 bytes each and 5 MB of the page; above it, only every k-th
+is kept. None is rounded: with classes well apart, scores and thresholds differ by 1e-11, and the
+page must count what the operating points were measured on."""
 
 
 def class_scores(truth_N: Array, scores_NC: Array) -> list[dict[str, Any]]:

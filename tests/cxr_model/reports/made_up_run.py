@@ -281,12 +281,13 @@ def reliability_record(classes: list[str], *, passed: bool) -> dict[str, Any]:
 def explanation_record(*, passed: bool) -> dict[str, Any]:
     check = {
         "name": "deletion", "title": "Deletion", "value": share(0.3), "threshold": 0.4,
-        "better": "lower", "passed": passed, "reference": {"random": 0.5},
+        "better": "lower", "passed": passed, "decides": True, "reference": {"random": 0.5},
     }  # fmt: skip
+    aside = check | {"name": "infidelity", "title": "Infidelity", "decides": False}
     curves = {"share": [0.0, 0.5, 1.0], "insertion": [0.3, 0.6, 0.9], "deletion": [0.9, 0.6, 0.3]}
     layers = [{"layer": "head", "spearman": 0.2, "ssim": 0.3}]
     method = {
-        "title": "Grad-CAM", "passed": passed, "checks": [check], "randomisation": layers,
+        "title": "Grad-CAM", "passed": passed, "checks": [check, aside], "randomisation": layers,
         "curves": curves,
         "verdict": "It follows the weights." if passed else "It ignores the weights.",
     }  # fmt: skip

@@ -246,6 +246,16 @@ def test_no_heat_map_stands_without_the_verdict_of_its_method(tmp_path: Path) ->
     assert ("wrong", "failed") in verdicts
 
 
+def test_a_check_that_decides_nothing_says_so_beside_its_verdict(tmp_path: Path) -> None:
+    run = make_run(tmp_path, ["normal", "covid"])
+    write_evidence(run, ["normal", "covid"], is_good=False)
+    page = build_report(run).read_text(encoding="utf-8")
+    rows = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', page, flags=re.S)
+    told = {title: "decides nothing" in row for title, row in rows}
+    assert told["Infidelity"]
+    assert not told["Deletion"]
+
+
 def test_mean_maps_tell_how_many_films_they_are_of_on_the_page(tmp_path: Path) -> None:
     page = build_report(make_run(tmp_path, ["normal", "covid"])).read_text(encoding="utf-8")
     assert page.count("<br>n = 8</figcaption>") == 2
