@@ -45,8 +45,6 @@ COLUMNS = (
 )
 _NOTHING = r"(?!)()"  # an expression that never matches
 _TYPES = {"width": "int64", "height": "int64", "jpeg_quality": "int64", "chroma": "float64"}
-# Newer than the first published runs, whose tables are still read.
-_LATER: dict[str, str | float] = {"jpeg_quality": 0, "chroma": 0.0, "phash": "", "copies": ""}
 _NUM_SHOWN = 3
 # Thumbnails are small enough for JPEG's coarsest scale, which still reads every byte and notices a
 # torn end.
@@ -238,9 +236,6 @@ def read_index(path: Path) -> pd.DataFrame:
         index = pd.read_csv(path, dtype=types, keep_default_na=False)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path}: cannot be read ({error}); index the films anew") from error
-    if tuple(index.columns) == COLUMNS[: -len(_LATER)]:
-        for name, nothing in _LATER.items():
-            index[name] = nothing
     if tuple(index.columns) != COLUMNS:
         raise DataError(
             f"{path}: has columns {', '.join(index.columns)} instead of {', '.join(COLUMNS)}; "

@@ -67,17 +67,6 @@ def test_the_quality_of_a_jpeg_is_read_from_its_tables(films: Path, quality: int
     assert row["chroma"] > 5
 
 
-def test_an_index_of_an_earlier_version_is_read_as_without_copies(
-    films: Path, tmp_path: Path
-) -> None:
-    index = build_index(films, DataConfig(), LabelConfig())
-    earlier = index.drop(columns=["jpeg_quality", "chroma", "phash", "copies"])
-    write_index(earlier, tmp_path / "index.csv")
-    found = read_index(tmp_path / "index.csv")
-    assert tuple(found.columns) == COLUMNS
-    assert set(found["copies"]) == {""}
-
-
 def test_progress_ends_at_the_number_of_films(films: Path) -> None:
     seen: list[tuple[int, int]] = []
     build_index(films, DataConfig(), LabelConfig(), progress=lambda *now: seen.append(now))

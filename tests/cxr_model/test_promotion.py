@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr_model.config import RunConfig
+from cxr_model.index import COLUMNS, write_index
 from cxr_model.metrics import evaluate_predictions
 from cxr_model.model_files import ModelCard
 from cxr_model.promotion import judge, promotion_gates
@@ -48,6 +49,9 @@ def make_run(tmp_path: Path) -> MakeRun:
         if leaks:
             trained = trained.assign(group="patient 0")
         write_splits(pd.concat([table, trained]), run.splits)
+        others = dict.fromkeys(set(COLUMNS) - {"path", "sha256", "label"}, "")
+        others |= dict.fromkeys(("width", "height", "jpeg_quality", "chroma"), 1)
+        write_index(table.assign(**others)[list(COLUMNS)], run.index)
         scores = np.stack([1.0 - predicted, 1.0 * predicted], axis=1)
         write_table(
             run.predictions,

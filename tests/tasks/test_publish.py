@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from cxr_model.config import RunConfig
 from cxr_model.errors import GateError, StorageError
 from cxr_model.evidence_config import GateConfig
+from cxr_model.index import COLUMNS, write_index
 from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.splits import write_splits
 from tasks.evidence import enforce_gates
@@ -44,6 +45,11 @@ def test_a_run_published_before_its_crash_meets_its_gates_on_another_machine(
         (here / key).write_text(key)
     film = {"path": "a.png", "sha256": "a", "label": "normal", "group": "a", "split": "holdout"}
     write_splits(pd.DataFrame([film]), RunFolder(here).splits)
+    numbers = dict.fromkeys(("width", "height", "jpeg_quality", "chroma"), 1)
+    write_index(
+        pd.DataFrame([dict.fromkeys(COLUMNS, "") | film | numbers])[list(COLUMNS)],
+        RunFolder(here).index,
+    )
     share = {"value": 0.1, "ci_low": 0.05, "ci_high": 0.2, "n": 50}
     red = {"alarm": True, "alarms": ["covid is told by the border"], "headline": share}
     write_json(RunFolder(here).shortcuts, red)
