@@ -47,8 +47,12 @@ def explain_holdout(
     with tell_films("explaining", "films explained") as tell, working():
         figures = explain(RunFolder(run_root), config, cache, root, tell)
     logger = get_run_logger()
-    for method in figures.get("methods", {}).values():
-        logger.info("%s", method["verdict"])
+    for name, found in figures.items():
+        if name == "methods":
+            for method in found.values():
+                logger.info("%s", method["verdict"])
+        else:
+            logger.info("%s: %s", name, format_estimate(found))
     return figures
 
 

@@ -115,7 +115,10 @@ def models(as_json: Json = False) -> None:
         print(json.dumps(told, indent=2))
         return
     if not found:
-        out.print("no model is registered yet; a finished run registers the first")
+        out.print(
+            "no model is registered yet; the first is a run without a red gate, or one that "
+            "'cxr promote RUN --reason ...' names"
+        )
         return
     table = Table(
         *(Column(name, overflow="fold") for name in ("model", "version", "champion")),
