@@ -100,7 +100,7 @@ def test_the_groups_count_what_stays_together(
     assert record["groups"]["largest"] >= 3
     findings = pd.read_csv(run.findings, keep_default_na=False)
     assert set(findings["finding"]) <= set(FINDINGS)
-    counts = findings["finding"].value_counts()
+    counts = findings.groupby("finding")["path"].nunique()
     assert {name: n for name, n in record["counts"].items() if n} == counts.to_dict()
 
 
@@ -223,6 +223,18 @@ def test_one_black_film_in_two_classes_is_a_conflict_of_exact_copies(tmp_path: P
         assert record["near_duplicates"]["films"] == 0
         (conflict,) = record["label_conflicts"]
         assert conflict == {"paths": paths, "labels": ["covid", "normal"], "kind": "pixels"}
+
+
+def test_a_film_in_two_conflicts_counts_once(tmp_path: Path) -> None:
+    root = tmp_path / "films"
+    write_phantoms(root, PhantomConfig(num_films=15))
+    film = next((root / "Normal").iterdir())
+    (root / "COVID-19" / "again.jpg").write_bytes(film.read_bytes())
+    with Image.open(film) as image:
+        image.point(lambda grey: int(grey * 0.95)).save(root / "Normal" / "darker.png")
+    record = look_at(root, tmp_path / "run")
+    assert [c["kind"] for c in record["label_conflicts"]] == ["bytes", "near"]
+    assert record["counts"]["label conflict"] == 3
 
 
 def test_nothing_is_judged_by_a_common_picture_that_is_not_there(tmp_path: Path) -> None:
