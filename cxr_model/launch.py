@@ -8,6 +8,8 @@ trains the run whose ``config.json`` and ``data/splits.csv`` lie in RUN_FOLDER.
 """
 
 import argparse
+import functools
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -120,6 +122,23 @@ def _end_with(alive: Path) -> None:
     os.set_blocking(reader, True)
     os.read(reader, 1)
     os._exit(1)
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """Have a process of a pool end with whoever made the pool, also when they are killed.
+
+    Else it would train on beside the one that takes its place, and then wait for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:

@@ -1,11 +1,14 @@
 """Folds on files: each film predicted once, nothing trained twice, intervals that hold."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from scipy import stats
 
@@ -110,6 +113,37 @@ def test_folds_are_trained_on_different_films(run: RunFolder) -> None:
     folders = [run.root / "folds" / fold.name for fold in plan_folds(PLAN)]
     assert sorted(folders) == sorted((run.root / "folds").iterdir())
     assert len({sha256_file(RunFolder(folder).weights) for folder in folders}) == len(folders)
+
+
+# A fold that fails at once: its process stays in the pool, and waits there for the next one.
+POOL = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from cxr_model.crossval import run_fold
+from cxr_model.folds import CrossvalConfig, Fold
+from cxr_model.run_folder import RunFolder
+with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    run, fold = RunFolder(Path(sys.argv[1])), Fold(protocol="naive", repeat=1, number=1)
+    failed = pool.submit(run_fold, run, fold, None, CrossvalConfig(), None, print)
+    print(failed.exception(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_process_of_a_fold_ends_with_whoever_made_the_pool(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", POOL, tmp_path / "nowhere"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"nowhere" in process.stdout.readline()
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    left = psutil.wait_procs(family, timeout=10)[1]
+    for each in left:
+        each.kill()
+    assert family
+    assert left == []
 
 
 def test_the_interval_is_widened_for_films_that_trainings_share() -> None:
