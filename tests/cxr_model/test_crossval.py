@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,30 @@ def test_the_interval_is_widened_for_films_that_trainings_share() -> None:
     figure = mean_over_folds(values, test_to_train=1 / 3)
     assert (figure["ci_low"], figure["ci_high"]) == pytest.approx((low, min(1.0, high)))
     assert mean_over_folds([0.8, 0.8, 0.8], 1 / 3)["ci_low"] == pytest.approx(0.8)
+
+
+def test_an_interrupted_fold_goes_on_to_the_weights_of_an_unbroken_one(
+    cached_phantoms: tuple[pd.DataFrame, Path], config: RunConfig, tmp_path: Path
+) -> None:
+    config = replace(config, training=replace(config.training, epochs=2))
+    fold, cache = plan_folds(PLAN)[0], FilmCache.open(cached_phantoms[1])
+    told: dict[str, list[int]] = {"unbroken": [], "broken": []}
+    weights = {}
+    for name, epochs in told.items():
+        run = RunFolder(tmp_path / name)
+        write_index(cached_phantoms[0], run.index)
+
+        def tell(record: EpochRecord, epochs: list[int] = epochs) -> None:
+            epochs.append(record.epoch)
+            if told["broken"] == [1]:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            run_fold(run, fold, config, PLAN, cache, tell)
+        run_fold(run, fold, config, PLAN, cache, tell)
+        weights[name] = sha256_file(RunFolder(run.folds / fold.name).weights)
+    assert told == {"unbroken": [1, 2], "broken": [1, 2]}
+    assert weights["broken"] == weights["unbroken"]
 
 
 def test_a_fold_of_other_films_is_not_taken_for_done(
