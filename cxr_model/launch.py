@@ -11,6 +11,7 @@ import argparse
 import functools
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -33,6 +34,8 @@ from cxr_model.stages import TrainSummary, train
 from cxr_model.trainer import EpochRecord
 
 _POLL_S = 0.5
+# The last line of a process's traceback; torchrun's own comes after it and says less.
+_RAISED = re.compile(r"(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception)\b(?<!ChildFailedError).*)")
 _EPOCHS = ".training.csv"
 """Those trained now; ``history.csv`` has the ones from before a training was resumed too."""
 
@@ -125,8 +128,10 @@ def _failure(log: Path) -> CxrError:
     told = [line for line in lines if line.startswith("error: ")]
     if told:
         return CxrError(told[0].removeprefix("error: "))
-    last = next((line for line in reversed(lines) if line.strip()), "no output")
-    return DeviceError(f"training on several devices ended with: {last}; see {log}")
+    raised = [match[1] for line in lines if (match := _RAISED.match(line))]
+    words = [line.strip() for line in lines if re.search(r"\w", line)]
+    reason = (raised or words[::-1] or ["no output"])[0]
+    return DeviceError(f"training on several devices ended with: {reason}; see {log}")
 
 
 def _end_with(alive: Path) -> None:

@@ -149,11 +149,39 @@ train_on_devices(run, "r", read_config(run.config), cache, lambda _: None, lambd
     assert sha256_file(broken.weights) == sha256_file(unbroken.weights)
 
 
+TORCHRUNS_LAST_WORDS = """\
+Traceback (most recent call last):
+    raise ChildFailedError(
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n\
+============================================================
+cxr_model.launch FAILED
+------------------------------------------------------------
+  traceback : {}
+============================================================
+"""
+
+
 @pytest.mark.parametrize(
     ("output", "kind", "message"),
     [
         ("W1 a warning\nerror: films.csv: is gone; fetch it\n", CxrError, "films.csv: is gone"),
-        ("Traceback\nRuntimeError: no such thing\n\n", DeviceError, "RuntimeError: no such thing"),
+        (
+            "[rank1]: Traceback (most recent call last):\n"
+            "[rank1]: RuntimeError: no such thing\n" + TORCHRUNS_LAST_WORDS.format("exit code 1"),
+            DeviceError,
+            "ended with: RuntimeError: no such thing; see",
+        ),
+        (
+            "Traceback (most recent call last):\n"
+            "torch.OutOfMemoryError: no room\n" + TORCHRUNS_LAST_WORDS.format("exit code 1"),
+            DeviceError,
+            "ended with: torch.OutOfMemoryError: no room; see",
+        ),
+        (
+            TORCHRUNS_LAST_WORDS.format("Signal 9 (SIGKILL) received by PID 7"),
+            DeviceError,
+            "ended with: traceback : Signal 9 (SIGKILL) received by PID 7; see",
+        ),
         ("", DeviceError, "no output"),
     ],
 )
