@@ -1,7 +1,8 @@
 """The benchmarks run, and their ratios are of the rates beside them; how fast is not tested."""
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +22,7 @@ from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
 from benchmarks.serve_speed import measure_serving
 from benchmarks.time_to_accuracy import measure_time_to_accuracy
-from benchmarks.train_speed import measure_training
+from benchmarks.train_speed import Turns, measure_training
 from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig
 from cxr_model.data_config import DataConfig, PhantomConfig
 from cxr_model.errors import ConfigError, DataError
@@ -75,6 +76,32 @@ def test_training_is_put_beside_the_references_and_the_limit(films: Prepared) ->
 
 def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
     cache = measure_cache(films, 64, rounds=1)
+class Loader:
+    """A DataLoader of as many workers as a data-centre machine has."""
+
+    num_workers, prefetch_factor = 16, 2
+
+    def __init__(self) -> None:
+        self.num_taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            self.num_taken += 1
+            yield self.num_taken
+
+
+def test_a_turn_of_many_workers_outlasts_what_they_decode_at_once() -> None:
+    """The first batches of 16 workers come together, after the time that one takes for one."""
+    loader = Loader()
+    turns = Turns(loader, steps=4)  # type: ignore[arg-type]
+    turns.drain()
+    assert loader.num_taken == 32
+    assert len(list(turns.batches())) == 32
+    loader = Loader()
+    loader.num_workers = 1
+    assert len(list(Turns(loader, steps=4).batches())) == 4  # type: ignore[arg-type]
+
+
     assert cache["num_films"] == 18
     assert set(cache["films_per_s"]) == {"here", "limit", "seed's way"}
     arguments = network_arguments(
