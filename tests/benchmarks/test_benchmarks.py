@@ -32,6 +32,7 @@ from cxr_model.presets import smoke
 from cxr_model.reports.figures import svg_bytes
 from cxr_model.run_folder import read_json, write_json
 from cxr_model.serving import load_to_serve
+from flows.bench import run_benchmark
 from tests.flows.http_service import Shelf, client_of, wait_for_model
 from tests.tiny_model import film_bytes
 
@@ -111,6 +112,12 @@ def test_a_turn_of_many_workers_outlasts_what_they_decode_at_once() -> None:
     found = measure_explanations(network, torch.randn(2, 1, 64, 64), CONFIG.explain, rounds=1)
     assert found["windows_per_film"] == 9
     assert found["ratios"]["occlusion_of_forward"] > 0
+
+
+def test_films_in_colour_are_explained_too() -> None:
+    config = replace(CONFIG, data=replace(CONFIG.data, color="rgb"))
+    found = run_benchmark("explain", config, rounds=1, steps=1, times=())
+    assert found["films_per_s"]["occlusion, here"] > 0
 
 
 def test_the_service_is_put_beside_the_forward_pass(tmp_path: Path) -> None:
