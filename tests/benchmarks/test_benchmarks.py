@@ -75,8 +75,6 @@ def test_training_is_put_beside_the_references_and_the_limit(films: Prepared) ->
     assert b"<svg" in svg_bytes(training_rates(found))
 
 
-def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
-    cache = measure_cache(films, 64, rounds=1)
 class Loader:
     """A DataLoader of as many workers as a data-centre machine has."""
 
@@ -103,6 +101,8 @@ def test_a_turn_of_many_workers_outlasts_what_they_decode_at_once() -> None:
     assert len(list(Turns(loader, steps=4).batches())) == 4  # type: ignore[arg-type]
 
 
+def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
+    cache = measure_cache(films, 64, rounds=1)
     assert cache["num_films"] == 18
     assert set(cache["films_per_s"]) == {"here", "limit", "seed's way"}
     arguments = network_arguments(
@@ -191,6 +191,15 @@ def test_a_machine_without_prefect_writes_what_the_flow_writes(
     assert len(pd.read_csv(out / "predictions-grouped.csv")) == 18
 
 
+def test_folds_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
+    other = replace(CONFIG, network=replace(CONFIG.network, name="resnet18"))
+    write_json(tmp_path / "config.json", asdict(other))
+    with pytest.raises(ConfigError, match="holds folds of other settings; use another folder"):
+        crossvalidate(tmp_path, tmp_path, CONFIG, CrossvalConfig(), num_processes=1)
+    with pytest.raises(DataError):  # its own settings are no obstacle, but there are no films
+        crossvalidate(tmp_path, tmp_path, other, CrossvalConfig(), num_processes=1)
+
+
 def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     config: RunConfig = replace(CONFIG, data=DataConfig(source="kaggle"))
     with pytest.raises(DataError, match=r"benchmarks take a folder or phantom"):
@@ -212,6 +221,11 @@ def test_a_row_of_the_table_is_replaced_and_compared(
     crossval_table.print_table(rows, draws=100)
     told = capsys.readouterr().out
     assert "naive: cxresnet minus resnet18, accuracy +0.2" in told
+    theirs = tmp_path / "crossval-cxr3-resnet18-naive.csv"
+    table = pd.read_csv(theirs)
+    table.assign(fold=table["fold"] % 2 + 1).to_csv(theirs, index=False)
+    crossval_table.print_table(rows, draws=100)
+    assert "resnet18 (other folds: train one of them anew), accuracy" in capsys.readouterr().out
 
 
 def _finished_run(root: Path, model: str, share_right: float) -> Path:
@@ -222,6 +236,8 @@ def _finished_run(root: Path, model: str, share_right: float) -> Path:
     table = pd.DataFrame({"path": range(num), "label": label, "predicted": predicted, "group": "g"})
     table["probability_normal"] = [float(name == "normal") for name in predicted]
     table["probability_covid"] = 1 - table["probability_normal"]
+    table["fold"] = table["path"] % 2 + 1
+    table = pd.concat([table.assign(repeat=repeat) for repeat in (1, 2)])
     root.mkdir(exist_ok=True)
     table.to_csv(root / "predictions-naive.csv", index=False)
     figure = {"mean": share_right, "ci_low": 0.0, "ci_high": 1.0, "by_fold": [share_right]}
