@@ -17,7 +17,9 @@ import torch
 
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import NETWORKS, RunConfig
+from cxr_model.config_json import read_config
 from cxr_model.crossval import run_fold
+from cxr_model.errors import ConfigError, CxrError
 from cxr_model.folds import PROTOCOLS, CrossvalConfig, Fold, plan_folds
 from cxr_model.index import build_index, write_index
 from cxr_model.presets import PRESETS
@@ -28,8 +30,13 @@ from cxr_model.run_folder import RunFolder, write_json
 def crossvalidate(
     source: Path, out: Path, config: RunConfig, crossval: CrossvalConfig, *, num_processes: int
 ) -> None:
-    """Index and decode the films of ``source``, train every fold, write tables and page."""
+    """Index and decode the films of ``source``, train every fold, write tables and page.
+
+    Raises ``ConfigError`` where ``out`` has folds of other settings.
+    """
     run = RunFolder(out)
+    if run.config.exists() and read_config(run.config) != config:
+        raise ConfigError(f"{out}: holds folds of other settings; use another folder")
     write_json(run.config, asdict(config))
     index = build_index(source, config.data, config.labels)
     write_index(index, run.index)
@@ -79,7 +86,11 @@ def main() -> None:
         training=replace(config.training, epochs=epochs),
     )
     plan = CrossvalConfig(protocols=tuple(arguments.protocol or PROTOCOLS))
-    crossvalidate(arguments.source, arguments.out, config, plan, num_processes=arguments.processes)
+    source, out = arguments.source, arguments.out
+    try:
+        crossvalidate(source, out, config, plan, num_processes=arguments.processes)
+    except CxrError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

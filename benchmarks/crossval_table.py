@@ -62,15 +62,21 @@ def print_table(rows: list[dict[str, Any]], draws: int = 2000) -> None:
         print(f"| {row['protocol']} | {row['model']} | {' | '.join(cells)} |")
     classes = rows[0]["classes"]
     for protocol, group in groupby(rows, key=lambda row: row["protocol"]):
-        tables = {row["model"]: read_predictions(predictions_file(row)) for row in group}
+        # Each film once: a comparison is of one repeat.
+        tables = {
+            row["model"]: read_predictions(predictions_file(row)).query("repeat == 1")
+            for row in group
+        }
         if "cxresnet" not in tables:
             continue
         ours = tables.pop("cxresnet")
         for model, theirs in tables.items():
             found = compare_predictions(ours, theirs, classes, draws=draws, seed=0)
             gap = found["accuracy"]
+            folds = [table.sort_values("path")["fold"].tolist() for table in (ours, theirs)]
+            where = "" if folds[0] == folds[1] else " (other folds: train one of them anew)"
             print(
-                f"\n{protocol}: cxresnet minus {model}, accuracy {gap['value']:+.3f} "
+                f"\n{protocol}: cxresnet minus {model}{where}, accuracy {gap['value']:+.3f} "
                 f"({gap['ci_low']:+.3f} to {gap['ci_high']:+.3f}), McNemar p = "
                 f"{found['mcnemar']['p_value']:.2g}"
             )

@@ -14,16 +14,18 @@ Every contestant trains a network of its own on the same films at the same size 
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import DataLoader
 
 from benchmarks.prepare import Prepared
 from benchmarks.published import (
+    Batches,
     endless,
     seed_batches,
     seed_films,
@@ -57,26 +59,16 @@ def measure_training(
         contestants[f"{name}, limit"] = _limit(trainer, config, precision, steps)
     seed = copy.deepcopy(trainers["seed-resnet"].network).to(memory_format=torch.contiguous_format)
     size_px, batch_size = config.data.size_px, config.training.batch_size
+    seeds_batches = endless(seed_batches(seed_films(films.root, size_px), batch_size))
     contestants["seed's way"] = _published(
-        seed,
-        seed_optimizer(seed),
-        endless(seed_batches(seed_films(films.root, size_px), batch_size)),
-        steps,
-        device,
+        seed, seed_optimizer(seed), lambda: itertools.islice(seeds_batches, steps), device
     )
     resnet = copy.deepcopy(trainers["resnet18"].network).to(memory_format=torch.contiguous_format)
-    loader = torchvision_batches(films.root, size_px, batch_size)
-    batches = endless(loader)
+    turns = Turns(torchvision_batches(films.root, size_px, batch_size), steps)
     contestants["torchvision's way"] = _published(
-        resnet, torchvision_optimizer(resnet), batches, steps, device
+        resnet, torchvision_optimizer(resnet), turns.batches, device
     )
-
-    def drain() -> None:
-        """Take what its workers decoded while others had their turn."""
-        for _ in range(loader.num_workers * (loader.prefetch_factor or 0)):
-            next(batches)
-
-    rates = films_per_second(contestants, rounds, before={"torchvision's way": drain})
+    rates = films_per_second(contestants, rounds, before={"torchvision's way": turns.drain})
     ratios = {
         "progressive_vs_seed": rates["cxresnet progressive, here"] / rates["seed's way"],
         "vs_seed": rates["cxresnet, here"] / rates["seed's way"],
@@ -93,6 +85,24 @@ def measure_training(
         "num_threads": torch.get_num_threads(),
     }
     return result(rates, ratios, device, **about)
+
+
+class Turns:
+    """The batches of a loader with workers, which also decode while others have their turn."""
+
+    def __init__(self, loader: DataLoader[Any], steps: int) -> None:
+        self._batches = endless(loader)
+        self._num_ahead = loader.num_workers * (loader.prefetch_factor or 0)
+        # The workers' first batches come all at once: fewer would measure one worker's wait.
+        self._num_steps = max(steps, self._num_ahead)
+
+    def drain(self) -> None:
+        """Take what was decoded meanwhile."""
+        for _ in range(self._num_ahead):
+            next(self._batches)
+
+    def batches(self) -> Batches:
+        return itertools.islice(self._batches, self._num_steps)
 
 
 def _ours(trainer: Trainer, steps: int) -> Contestant:
@@ -136,8 +146,7 @@ def _limit(trainer: Trainer, config: RunConfig, precision: torch.dtype, steps: i
 def _published(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    steps: int,
+    batches: Callable[[], Batches],
     device: torch.device,
 ) -> Contestant:
-    return lambda: train_as_published(network, optimizer, itertools.islice(batches, steps), device)
+    return lambda: train_as_published(network, optimizer, batches(), device)

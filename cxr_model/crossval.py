@@ -15,6 +15,7 @@ from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, Fold, fold_splits
 from cxr_model.index import read_index
+from cxr_model.launch import end_with_parent
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder, write_json, write_table
 from cxr_model.splits import read_splits, write_splits
@@ -35,7 +36,9 @@ def run_fold(
     ``run`` is the cross-validation's folder, with its index; all that the fold writes lies
     below ``folds/``. A fold that is done is not done again, one that was interrupted goes on
     from its checkpoint. Raises ``ConfigError`` for one that is done on other films.
+    In a pool, its process ends with the one that made the pool.
     """
+    end_with_parent()
     folder = RunFolder(run.folds / fold.name)
     splits = fold_splits(read_index(run.index), fold, crossval)
     if folder.metrics.exists():

@@ -65,6 +65,16 @@ class Fold:
         return f"{self.protocol}-{self.repeat}-{self.number}"
 
 
+def require_one_device(num_devices: int) -> None:
+    """Raise ``ConfigError`` for trainings that would each take several devices."""
+    require(
+        num_devices == 1,
+        "training.num_devices",
+        num_devices,
+        "a fold trains on one device, folds beside each other; use 1 and CXR_TASK_RUNNER",
+    )
+
+
 def plan_folds(crossval: CrossvalConfig) -> list[Fold]:
     """Every training, in the order in which they are best done: naive and grouped in turn."""
     return [

@@ -8,7 +8,10 @@ trains the run whose ``config.json`` and ``data/splits.csv`` lie in RUN_FOLDER.
 """
 
 import argparse
+import functools
+import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -25,11 +29,15 @@ from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.config_json import read_config
 from cxr_model.errors import CxrError, DeviceError
-from cxr_model.run_folder import RunFolder, read_json, write_json
+from cxr_model.run_folder import RunFolder, read_json, write_json, write_table
 from cxr_model.stages import TrainSummary, train
 from cxr_model.trainer import EpochRecord
 
 _POLL_S = 0.5
+# The last line of a process's traceback; torchrun's own comes after it and says less.
+_RAISED = re.compile(r"(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception)\b(?<!ChildFailedError).*)")
+_EPOCHS = ".training.csv"
+"""Those trained now; ``history.csv`` has the ones from before a training was resumed too."""
 
 
 def train_on_devices(
@@ -49,8 +57,8 @@ def train_on_devices(
         cache = FilmCache.open(cache_folder)
         return train(run, run_id, config, cache, on_epoch, on_checkpoint)
     summary, log = run.root / ".training.json", run.root / ".training.log"
-    alive = run.root / ".training.alive"
-    for leftover in (summary, alive):
+    alive, epochs = run.root / ".training.alive", run.root / _EPOCHS
+    for leftover in (summary, alive, epochs):
         leftover.unlink(missing_ok=True)
     os.mkfifo(alive)
     held_open = os.open(alive, os.O_RDWR)
@@ -60,7 +68,7 @@ def train_on_devices(
         *("-m", "cxr_model.launch", str(run.root), str(cache_folder), "--run-id", run_id),
         *("--end-with", str(alive)),
     ]
-    followed = _Followed(run, on_epoch, on_checkpoint)
+    followed = _Followed(run, epochs, on_epoch, on_checkpoint)
     with (
         log.open("wb") as output,
         subprocess.Popen(command, stdout=output, stderr=output) as process,
@@ -85,24 +93,34 @@ class _Followed:
     def __init__(
         self,
         run: RunFolder,
+        epochs: Path,
         on_epoch: Callable[[EpochRecord], None],
         on_checkpoint: Callable[[Path], None],
     ) -> None:
-        self.run, self.on_epoch, self.on_checkpoint = run, on_epoch, on_checkpoint
-        self.num_told = len(self._history())
-
-    def _history(self) -> pd.DataFrame:
-        return pd.read_csv(self.run.history) if self.run.history.exists() else pd.DataFrame()
+        self.run, self.epochs = run, epochs
+        self.on_epoch, self.on_checkpoint = on_epoch, on_checkpoint
+        self.num_told = 0
 
     def look(self) -> None:
-        history = self._history()
-        for row in history.iloc[self.num_told :].to_dict("records"):
+        epochs = pd.read_csv(self.epochs) if self.epochs.exists() else pd.DataFrame()
+        for row in epochs.iloc[self.num_told :].to_dict("records"):
             self.on_epoch(EpochRecord(**{str(name): value for name, value in row.items()}))
-        if len(history) > self.num_told:
-            self.num_told = len(history)
+        if len(epochs) > self.num_told:
+            self.num_told = len(epochs)
             newest = max(self.run.checkpoints.glob("*.pt"), default=None)
             if newest is not None:
                 self.on_checkpoint(newest)
+
+
+def _writer_of(epochs: Path) -> Callable[[EpochRecord], None]:
+    """For ``on_epoch``: what `_Followed` reads."""
+    told: list[dict[str, Any]] = []
+
+    def tell(record: EpochRecord) -> None:
+        told.append(asdict(record))
+        write_table(epochs, pd.DataFrame(told))
+
+    return tell
 
 
 def _failure(log: Path) -> CxrError:
@@ -110,8 +128,10 @@ def _failure(log: Path) -> CxrError:
     told = [line for line in lines if line.startswith("error: ")]
     if told:
         return CxrError(told[0].removeprefix("error: "))
-    last = next((line for line in reversed(lines) if line.strip()), "no output")
-    return DeviceError(f"training on several devices ended with: {last}; see {log}")
+    raised = [match[1] for line in lines if (match := _RAISED.match(line))]
+    words = [line.strip() for line in lines if re.search(r"\w", line)]
+    reason = (raised or words[::-1] or ["no output"])[0]
+    return DeviceError(f"training on several devices ended with: {reason}; see {log}")
 
 
 def _end_with(alive: Path) -> None:
@@ -120,6 +140,23 @@ def _end_with(alive: Path) -> None:
     os.set_blocking(reader, True)
     os.read(reader, 1)
     os._exit(1)
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """Have a process of a pool end with whoever made the pool, also when they are killed.
+
+    Else it would train on beside the one that takes its place, and then wait for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:
@@ -143,7 +180,8 @@ def main() -> None:
         dist.init_process_group("nccl" if on_gpu else "gloo")
         try:
             cache = FilmCache.open(arguments.cache)
-            summary = train(run, arguments.run_id, config, cache, lambda _: None)
+            tell = _writer_of(run.root / _EPOCHS)
+            summary = train(run, arguments.run_id, config, cache, tell)
             if dist.get_rank() == 0:
                 write_json(run.root / ".training.json", asdict(summary))
         finally:

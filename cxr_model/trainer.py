@@ -229,8 +229,10 @@ class Trainer:
     def train_on(self, rows_B: Tensor) -> None:
         """One optimiser step on the films at these places of the training set."""
         while True:
+            # A film at least of every process's share in each part.
+            num_parts = min(self.num_parts, len(rows_B) // self.processes.count)
             try:
-                loss = self._backward(self.batches.load(rows_B, self.epoch, self.step))
+                loss = self._backward(self.batches.load(rows_B, self.epoch, self.step), num_parts)
                 break
             except torch.OutOfMemoryError as error:
                 told = str(error).splitlines()[0]
@@ -245,15 +247,15 @@ class Trainer:
             decay = averaging_decay(self.config.ema_decay, self.step)
             average_weights(self.averaged, self.network, decay)
 
-    def _backward(self, batch: Batch) -> Tensor:
+    def _backward(self, batch: Batch, num_parts: int) -> Tensor:
         """Gradients of the batch's mean loss; returns this process's share of that loss."""
         name = f"{self.config.seed} dropout {self.processes.rank} {self.step}"
         torch.manual_seed(seed_of(name))
         self.optimizer.zero_grad(set_to_none=True)
         parts = list(
             zip(
-                batch.x_NCHW.tensor_split(self.num_parts),
-                batch.targets_N.tensor_split(self.num_parts),
+                batch.x_NCHW.tensor_split(num_parts),
+                batch.targets_N.tensor_split(num_parts),
                 strict=True,
             )
         )
@@ -282,12 +284,14 @@ class Trainer:
         Batch norm takes its statistics over a part. Of several processes none may go its own
         way: the others wait for it in the middle of the network.
         """
-        at_once = f"{self.device}: out of memory with {num_films // self.num_parts} films at once"
+        num_parts = min(self.num_parts, num_films)
+        largest = math.ceil(num_films / num_parts)
+        at_once = f"{self.device}: out of memory with {largest} films at once"
         if self.processes.count > 1:
             raise OutOfMemory(f"{at_once} ({told}); use a smaller training.batch_size")
-        if self.num_parts * 2 > num_films:
+        if num_parts == num_films:
             raise OutOfMemory(f"{at_once} ({told}); use a smaller network or data.size_px")
-        self.num_parts *= 2
+        self.num_parts = min(2 * num_parts, num_films)
         torch.cuda.empty_cache()
         log.warning(
             "%s is out of memory: batches of %d go through it in %d parts from step %d on",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -48,9 +49,12 @@ def run_benchmark(
 
 def _explain(films: Prepared, config: RunConfig, rounds: int) -> dict[str, Any]:
     device = resolve_device(config.training.device)
-    arguments = network_arguments(config.network, in_channels=1, num_classes=3)
+    decoded = np.array(FilmCache.open(films.cache_folder).films[:8])  # torch takes no mapped ones
+    pixels = films_to_tensor(decoded).to(device)
+    arguments = network_arguments(
+        config.network, in_channels=pixels.shape[1], num_classes=len(films.classes)
+    )
     network = build_network(arguments, torch.Generator().manual_seed(0)).eval().to(device)
-    pixels = films_to_tensor(FilmCache.open(films.cache_folder).films[:8]).to(device)
     x_NCHW = (pixels.float() / 255 - 0.5) / 0.25
     return measure_explanations(network, x_NCHW, config.explain, rounds=rounds)
 

@@ -8,8 +8,7 @@ from prefect.futures import wait
 
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
-from cxr_model.errors import ConfigError
-from cxr_model.folds import CrossvalConfig, Fold, plan_folds
+from cxr_model.folds import CrossvalConfig, Fold, plan_folds, require_one_device
 from cxr_model.run_folder import write_json
 from flows.settings import Settings
 from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
@@ -58,11 +57,7 @@ def crossval(
     check_run_id(run_id)
     settings = Settings.from_environment()
     device = resolve_device(config.training.device)
-    if config.training.num_devices > 1:
-        raise ConfigError(
-            f"training.num_devices={config.training.num_devices}: a fold trains on one device, "
-            "folds beside each other; use 1 and CXR_TASK_RUNNER"
-        )
+    require_one_device(config.training.num_devices)
     folds = plan_folds(crossval)
     runner = fold_runner(settings.task_runner, len(folds), on_gpu=device.type == "cuda")
     check_store(settings.store, run_id)

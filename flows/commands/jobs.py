@@ -69,7 +69,7 @@ def crossval(
     local: Local = False,
 ) -> None:
     """Train and test on every film in turn, dealt out singly and by patient."""
-    from cxr_model.folds import PROTOCOLS
+    from cxr_model.folds import PROTOCOLS, require_one_device
     from flows.configuration import crossval_config, load_config
 
     settings = Settings.from_environment()
@@ -93,6 +93,7 @@ def crossval(
                 "validation_fraction": validation_fraction,
             }
         )
+    require_one_device(run_config.training.num_devices)
     parameters = {"crossval": asdict(plan)}
     _start("crossval", run_config, run_id, settings, resume=bool(resume), local=local, **parameters)
 

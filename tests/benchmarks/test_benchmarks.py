@@ -1,7 +1,8 @@
 """The benchmarks run, and their ratios are of the rates beside them; how fast is not tested."""
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +22,7 @@ from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
 from benchmarks.serve_speed import measure_serving
 from benchmarks.time_to_accuracy import measure_time_to_accuracy
-from benchmarks.train_speed import measure_training
+from benchmarks.train_speed import Turns, measure_training
 from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig
 from cxr_model.data_config import DataConfig, PhantomConfig
 from cxr_model.errors import ConfigError, DataError
@@ -31,6 +32,7 @@ from cxr_model.presets import smoke
 from cxr_model.reports.figures import svg_bytes
 from cxr_model.run_folder import read_json, write_json
 from cxr_model.serving import load_to_serve
+from flows.bench import run_benchmark
 from tests.flows.http_service import Shelf, client_of, wait_for_model
 from tests.tiny_model import film_bytes
 
@@ -73,6 +75,32 @@ def test_training_is_put_beside_the_references_and_the_limit(films: Prepared) ->
     assert b"<svg" in svg_bytes(training_rates(found))
 
 
+class Loader:
+    """A DataLoader of as many workers as a data-centre machine has."""
+
+    num_workers, prefetch_factor = 16, 2
+
+    def __init__(self) -> None:
+        self.num_taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            self.num_taken += 1
+            yield self.num_taken
+
+
+def test_a_turn_of_many_workers_outlasts_what_they_decode_at_once() -> None:
+    """The first batches of 16 workers come together, after the time that one takes for one."""
+    loader = Loader()
+    turns = Turns(loader, steps=4)  # type: ignore[arg-type]
+    turns.drain()
+    assert loader.num_taken == 32
+    assert len(list(turns.batches())) == 32
+    loader = Loader()
+    loader.num_workers = 1
+    assert len(list(Turns(loader, steps=4).batches())) == 4  # type: ignore[arg-type]
+
+
 def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
     cache = measure_cache(films, 64, rounds=1)
     assert cache["num_films"] == 18
@@ -84,6 +112,12 @@ def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
     found = measure_explanations(network, torch.randn(2, 1, 64, 64), CONFIG.explain, rounds=1)
     assert found["windows_per_film"] == 9
     assert found["ratios"]["occlusion_of_forward"] > 0
+
+
+def test_films_in_colour_are_explained_too() -> None:
+    config = replace(CONFIG, data=replace(CONFIG.data, color="rgb"))
+    found = run_benchmark("explain", config, rounds=1, steps=1, times=())
+    assert found["films_per_s"]["occlusion, here"] > 0
 
 
 def test_the_service_is_put_beside_the_forward_pass(tmp_path: Path) -> None:
@@ -157,6 +191,15 @@ def test_a_machine_without_prefect_writes_what_the_flow_writes(
     assert len(pd.read_csv(out / "predictions-grouped.csv")) == 18
 
 
+def test_folds_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
+    other = replace(CONFIG, network=replace(CONFIG.network, name="resnet18"))
+    write_json(tmp_path / "config.json", asdict(other))
+    with pytest.raises(ConfigError, match="holds folds of other settings; use another folder"):
+        crossvalidate(tmp_path, tmp_path, CONFIG, CrossvalConfig(), num_processes=1)
+    with pytest.raises(DataError):  # its own settings are no obstacle, but there are no films
+        crossvalidate(tmp_path, tmp_path, other, CrossvalConfig(), num_processes=1)
+
+
 def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     config: RunConfig = replace(CONFIG, data=DataConfig(source="kaggle"))
     with pytest.raises(DataError, match=r"benchmarks take a folder or phantom"):
@@ -178,6 +221,11 @@ def test_a_row_of_the_table_is_replaced_and_compared(
     crossval_table.print_table(rows, draws=100)
     told = capsys.readouterr().out
     assert "naive: cxresnet minus resnet18, accuracy +0.2" in told
+    theirs = tmp_path / "crossval-cxr3-resnet18-naive.csv"
+    table = pd.read_csv(theirs)
+    table.assign(fold=table["fold"] % 2 + 1).to_csv(theirs, index=False)
+    crossval_table.print_table(rows, draws=100)
+    assert "resnet18 (other folds: train one of them anew), accuracy" in capsys.readouterr().out
 
 
 def _finished_run(root: Path, model: str, share_right: float) -> Path:
@@ -188,6 +236,8 @@ def _finished_run(root: Path, model: str, share_right: float) -> Path:
     table = pd.DataFrame({"path": range(num), "label": label, "predicted": predicted, "group": "g"})
     table["probability_normal"] = [float(name == "normal") for name in predicted]
     table["probability_covid"] = 1 - table["probability_normal"]
+    table["fold"] = table["path"] % 2 + 1
+    table = pd.concat([table.assign(repeat=repeat) for repeat in (1, 2)])
     root.mkdir(exist_ok=True)
     table.to_csv(root / "predictions-naive.csv", index=False)
     figure = {"mean": share_right, "ci_low": 0.0, "ci_high": 1.0, "by_fold": [share_right]}

@@ -1,11 +1,15 @@
 """Folds on files: each film predicted once, nothing trained twice, intervals that hold."""
 
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from scipy import stats
 
@@ -112,6 +116,37 @@ def test_folds_are_trained_on_different_films(run: RunFolder) -> None:
     assert len({sha256_file(RunFolder(folder).weights) for folder in folders}) == len(folders)
 
 
+# A fold that fails at once: its process stays in the pool, and waits there for the next one.
+POOL = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from cxr_model.crossval import run_fold
+from cxr_model.folds import CrossvalConfig, Fold
+from cxr_model.run_folder import RunFolder
+with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    run, fold = RunFolder(Path(sys.argv[1])), Fold(protocol="naive", repeat=1, number=1)
+    failed = pool.submit(run_fold, run, fold, None, CrossvalConfig(), None, print)
+    print(failed.exception(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_process_of_a_fold_ends_with_whoever_made_the_pool(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", POOL, tmp_path / "nowhere"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"nowhere" in process.stdout.readline()
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    left = psutil.wait_procs(family, timeout=10)[1]
+    for each in left:
+        each.kill()
+    assert family
+    assert left == []
+
+
 def test_the_interval_is_widened_for_films_that_trainings_share() -> None:
     values = [0.81, 0.86, 0.84, 0.9]
     spread = np.std(values, ddof=1) * np.sqrt(1 / 4 + 1 / 3)  # Nadeau & Bengio's correction
@@ -119,6 +154,30 @@ def test_the_interval_is_widened_for_films_that_trainings_share() -> None:
     figure = mean_over_folds(values, test_to_train=1 / 3)
     assert (figure["ci_low"], figure["ci_high"]) == pytest.approx((low, min(1.0, high)))
     assert mean_over_folds([0.8, 0.8, 0.8], 1 / 3)["ci_low"] == pytest.approx(0.8)
+
+
+def test_an_interrupted_fold_goes_on_to_the_weights_of_an_unbroken_one(
+    cached_phantoms: tuple[pd.DataFrame, Path], config: RunConfig, tmp_path: Path
+) -> None:
+    config = replace(config, training=replace(config.training, epochs=2))
+    fold, cache = plan_folds(PLAN)[0], FilmCache.open(cached_phantoms[1])
+    told: dict[str, list[int]] = {"unbroken": [], "broken": []}
+    weights = {}
+    for name, epochs in told.items():
+        run = RunFolder(tmp_path / name)
+        write_index(cached_phantoms[0], run.index)
+
+        def tell(record: EpochRecord, epochs: list[int] = epochs) -> None:
+            epochs.append(record.epoch)
+            if told["broken"] == [1]:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            run_fold(run, fold, config, PLAN, cache, tell)
+        run_fold(run, fold, config, PLAN, cache, tell)
+        weights[name] = sha256_file(RunFolder(run.folds / fold.name).weights)
+    assert told == {"unbroken": [1, 2], "broken": [1, 2]}
+    assert weights["broken"] == weights["unbroken"]
 
 
 def test_a_fold_of_other_films_is_not_taken_for_done(

@@ -1,7 +1,15 @@
+import os
+
 import pytest
 import torch
 
-from cxr_model.device import check_devices, device_name, resolve_device, resolve_precision
+from cxr_model.device import (
+    check_devices,
+    deterministic_algorithms,
+    device_name,
+    resolve_device,
+    resolve_precision,
+)
 from cxr_model.errors import ConfigError
 
 
@@ -53,6 +61,19 @@ def test_bfloat16_is_for_processors_that_multiply_it(
 
 def test_the_name_tells_what_computes() -> None:
     assert device_name(torch.device("cpu")).startswith("CPU, ")
+
+
+def test_algorithms_that_do_not_repeat_themselves_are_refused_within_the_block_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # put back afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with deterministic_algorithms(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with deterministic_algorithms(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.gpu

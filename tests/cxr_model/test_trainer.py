@@ -285,6 +285,17 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(
     assert "go through it in 4 parts from step 0 on" in caplog.text
 
 
+def test_a_device_with_room_for_one_film_takes_batches_of_any_size() -> None:
+    config = dataclasses.replace(QUICK, epochs=1, progressive=False)
+    trainer = _trainer(config, num=41, network=NetworkConfig(name="seed-convnet"))
+    _fits(trainer, 1)
+    seen: list[int] = []
+    trainer.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    list(trainer.epochs())
+    assert trainer.num_parts == 7
+    assert seen == [1] * 41
+
+
 def test_a_device_without_room_for_one_film_is_told() -> None:
     trainer = _trainer()
     _fits(trainer, 0)

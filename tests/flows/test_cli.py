@@ -100,6 +100,8 @@ def test_a_home_that_cannot_be_made_is_told(shell: Shell) -> None:
 
 def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:
     assert "crossval.num_folds=1" in shell.refused("crossval", "--folds", "1")
+    told = shell.refused("crossval", "--set", "training.num_devices=2")
+    assert "training.num_devices=2: a fold trains on one device" in told
     assert "use one of train, epochs, accuracy, cache" in shell.refused("bench", "network")
 
 
