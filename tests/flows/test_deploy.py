@@ -1,0 +1,60 @@
+"""What is deployed, as Prefect's own code reads it; the server is in `test_operation`."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+import yaml
+from prefect.context import TagsContext
+from prefect.server.events.schemas.automations import Automation, EventTrigger
+from prefect.server.events.schemas.events import ReceivedEvent
+
+import flows.jobs
+from flows.deploy import _file
+from flows.settings import Settings
+
+
+def automation(name: str) -> EventTrigger:
+    (found,) = (
+        each
+        for each in yaml.safe_load(_file("automations.yaml").read_text())
+        if each["name"] == name
+    )
+    trigger = Automation.model_validate(found).trigger
+    assert isinstance(trigger, EventTrigger)
+    return trigger
+
+
+def heartbeat(*tags: str) -> ReceivedEvent:
+    return ReceivedEvent(
+        id=uuid4(),
+        event="prefect.flow-run.heartbeat",
+        occurred=datetime.now(UTC),
+        resource={"prefect.resource.id": f"prefect.flow-run.{uuid4()}"},
+        related=[
+            {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+            for tag in tags
+        ],
+    )
+
+
+def test_silence_of_runs_that_are_not_ours_is_nobodys_crash_here() -> None:
+    """Other users of a server keep Prefect's default, which is twice as long as we wait."""
+    trigger = automation("cxr: a silent run has crashed")
+    assert trigger.covers(heartbeat("cxr", "cxr-restart"))
+    assert not trigger.covers(heartbeat("nightly-reports"))
+    assert not trigger.covers(heartbeat())
+
+
+def test_a_run_of_this_process_is_marked_as_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    flow = SimpleNamespace(train=lambda: seen.append(TagsContext.get().current_tags))
+    monkeypatch.setattr(flows.jobs, "import_module", lambda _: flow)
+    monkeypatch.setattr(flows.jobs, "prefect_environment", lambda _: {})
+    job = flows.jobs.Job(name="train", run_id="r", parameters={})
+    flows.jobs.run_here(job, Settings(home=tmp_path, bucket="any"), lambda _: None)
+    assert seen == [{"cxr"}]
