@@ -1,8 +1,10 @@
 """What is deployed, as Prefect's own code reads it; the server is in `test_operation`."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -12,8 +14,13 @@ from prefect.server.events.schemas.automations import Automation, EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
 
 import flows.jobs
-from flows.deploy import _file
+from cxr_model.errors import ConfigError
+from flows.deploy import Plan, _file, definition
 from flows.settings import Settings
+
+
+def deployments(plan: Plan) -> dict[str, Any]:
+    return {each["name"]: each for each in definition(plan)["deployments"]}
 
 
 def automation(name: str) -> EventTrigger:
@@ -25,6 +32,16 @@ def automation(name: str) -> EventTrigger:
     trigger = Automation.model_validate(found).trigger
     assert isinstance(trigger, EventTrigger)
     return trigger
+
+
+@pytest.mark.parametrize("cron", ["99 3 * * *", "daily, at three"])
+def test_a_schedule_that_cannot_be_read_is_refused_before_anything_is_deployed(cron: str) -> None:
+    told = f"--schedule train='{re.escape(cron)}': is no cron expression; write minute"
+    with pytest.raises(ConfigError, match=told):
+        deployments(Plan(schedules={"train": cron}))
+    assert deployments(Plan(schedules={"train": "0 4 * * 1"}))["train"]["schedules"] == [
+        {"cron": "0 4 * * 1", "timezone": "UTC", "slug": "weekly", "active": True}
+    ]
 
 
 def heartbeat(*tags: str) -> ReceivedEvent:
