@@ -38,6 +38,7 @@ from cxr_model.errors import ConfigError, StackError
 from cxr_model.run_folder import read_json, write_json
 from flows.configuration import config_from_values
 from flows.limits import make_limit
+from flows.run_id import data_name
 from flows.settings import Settings
 from flows.stack import WORK_POOL
 from tasks.promotion import RED_GATE, REGISTRY_LIMIT
@@ -141,6 +142,8 @@ def definition(plan: Plan) -> dict[str, Any]:
     deployments = {each["name"]: each for each in defined["deployments"]}
     for name in _CONFIGURED:
         deployments[name]["parameters"] = {"config": asdict(plan.config)}
+    if plan.schedules_active:  # the operator has said which films: their champion answers
+        deployments["predict"]["parameters"] = {"model": data_name(plan.config.data.source)}
     scheduled = {name: each for name, each in deployments.items() if "schedules" in each}
     for name, cron in plan.schedules.items():
         if name not in scheduled:

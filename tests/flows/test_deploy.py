@@ -1,6 +1,7 @@
 """What is deployed, as Prefect's own code reads it; the server is in `test_operation`."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,8 @@ from prefect.server.events.schemas.automations import Automation, EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
 
 import flows.jobs
+from cxr_model.config import RunConfig
+from cxr_model.data_config import DataConfig
 from cxr_model.errors import ConfigError
 from flows.deploy import Plan, _file, definition
 from flows.settings import Settings
@@ -42,6 +45,13 @@ def test_a_schedule_that_cannot_be_read_is_refused_before_anything_is_deployed(c
     assert deployments(Plan(schedules={"train": "0 4 * * 1"}))["train"]["schedules"] == [
         {"cron": "0 4 * * 1", "timezone": "UTC", "slug": "weekly", "active": True}
     ]
+
+
+def test_films_that_arrive_are_scored_by_the_model_of_the_deployed_data() -> None:
+    """Not by whatever was registered first: a film is scored once, also if by phantoms' network."""
+    config = replace(RunConfig(), data=DataConfig(source="s3://radiology/chest"))
+    assert deployments(Plan(config=config))["predict"]["parameters"] == {"model": "chest"}
+    assert "parameters" not in deployments(Plan(schedules_active=False))["predict"]
 
 
 def heartbeat(*tags: str) -> ReceivedEvent:
