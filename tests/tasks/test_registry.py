@@ -105,6 +105,18 @@ def test_decisions_are_appended_and_the_newest_names_the_champion(
     assert b'"run_id": "second"' in either_store.read_bytes("models/cxr3/champion.json")
 
 
+def test_a_champion_whose_promoter_was_killed_is_told_to_readers_by_the_next_attempt(
+    either_store: ObjectStore, publish: Any
+) -> None:
+    key = "models/cxr3/champion.json"
+    promote(either_store, register_version(either_store, "cxr3", publish("first")))
+    stale = either_store.read_bytes(key)
+    promote(either_store, register_version(either_store, "cxr3", publish("second")))
+    either_store.write_bytes(key, stale)  # killed between the decision and the copy of it
+    assert decide(either_store, "cxr3", lambda _: None) is None
+    assert b'"run_id": "second"' in either_store.read_bytes(key)
+
+
 def test_several_models_want_to_be_named(either_store: ObjectStore, publish: Any) -> None:
     for model in ("cxr3", "pets"):
         register_version(either_store, model, publish(f"of-{model}"))
