@@ -70,7 +70,8 @@ def beyond(items: list[Item], limits: Limits, now: float) -> list[Item]:
     for item in sorted(items, key=lambda item: (-item.modified, item.name)):
         age_days = (now - item.modified) / _DAY_S
         is_beyond = (
-            (limits.max_count is not None and num_kept >= limits.max_count)
+            bool(removed)
+            or (limits.max_count is not None and num_kept >= limits.max_count)
             or age_days > limits.max_age_days
             or bytes_kept + item.num_bytes > limits.max_gb * 1e9
         )

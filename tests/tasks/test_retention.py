@@ -40,6 +40,11 @@ def test_what_is_beyond_count_age_or_size_goes_the_oldest_first() -> None:
     assert removed(items, max_gb=0.9) == ["9 days", "30 days"]
 
 
+def test_what_is_older_than_what_went_goes_too_however_small_it_is() -> None:
+    items = [item("new", 2, megabytes=100), item("large", 3, megabytes=150), item("old", 4)]
+    assert removed(items, max_gb=0.2) == ["large", "old"]
+
+
 def test_what_is_protected_or_of_today_stays_and_counts() -> None:
     items = [item("today", 0.5), item("champion", 40, is_protected=True), item("other", 41)]
     assert removed(items, max_count=1) == ["other"]
