@@ -83,6 +83,21 @@ def test_a_dry_run_lists_and_changes_nothing_and_a_registered_run_always_stays(
     assert b"runs/old/" not in store.read_bytes("index.html")
 
 
+def test_what_a_broken_off_publication_or_removal_left_goes_too(
+    store: ObjectStore, tmp_path: Path, headline: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id in ("half", "whole"):
+        publish(store, tmp_path, run_id, headline)
+    store.delete("runs/half/MANIFEST.json")
+    store.write_bytes("runs/my notes/a.txt", b"nothing of ours")
+    later = time.time() + 200 * DAY
+    monkeypatch.setattr(time, "time", lambda: later)
+    found = sweep_bucket.fn(store.location, Retention(), dry_run=False)
+    assert {each.name for each in found} == {"half", "whole"}
+    assert [stored.key for stored in store.list_objects("runs/")] == ["runs/my notes/a.txt"]
+    assert b"whole" not in store.read_bytes("index.html")
+
+
 def old_folder(path: Path) -> None:
     path.mkdir(parents=True)
     (path / "file").write_text("content")
