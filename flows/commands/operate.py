@@ -83,10 +83,12 @@ def status(as_json: Json = False) -> None:
     for worker in found.workers:
         workers.add_row(worker.name, worker.pool, worker.state, worker.last_heard)
     runs = Table(
-        Column("run", overflow="fold"), "state", "since (UTC)", "took", title="Runs, newest first"
+        *(Column(name, overflow="fold") for name in ("run", "state", "where")),
+        *("since (UTC)", "took"),
+        title="Runs, those under way first",
     )
     for run in found.runs:
-        runs.add_row(run.name, run.state, run.since, run.took)
+        runs.add_row(run.name, run.state, run.where, run.since, run.took)
     limits = Table("limit", "taken", "of", title="Limits")
     for limit in found.limits:
         limits.add_row(limit.name, str(limit.taken), str(limit.slots))
