@@ -5,8 +5,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import httpx
 import psutil
@@ -147,6 +148,34 @@ def test_a_record_that_a_killed_stack_left_is_no_running_stack(
     settings.home.mkdir()
     (settings.home / "stack.json").write_text(text)
     assert running_stack(settings) is None
+
+
+class Locked(BaseHTTPRequestHandler):
+    """A Prefect server that tells its health to all and the rest to those who have the password."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/api/health" else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_prefect_server_that_wants_a_password_is_told_with_the_variable(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), Locked) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            api_url = f"http://127.0.0.1:{server.server_port}/api"
+            settings = Settings(home=tmp_path, prefect_api_url=api_url)
+            told = r"refuses this user \(401\); set PREFECT_API_AUTH_STRING to USER:PASSWORD"
+            with pytest.raises(StackError, match=told), api_with_worker(settings, print):
+                pass
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_prefect_server_of_the_users_own_that_does_not_answer_is_named(tmp_path: Path) -> None:
