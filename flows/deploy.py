@@ -66,11 +66,20 @@ class Plan:
 
 
 def read_plan(settings: Settings) -> Plan:
-    """The plan kept in ``CXR_HOME``; without one, all schedules wait for 'cxr deploy'."""
+    """The plan kept in ``CXR_HOME``; without one, all schedules wait for 'cxr deploy'.
+
+    Raises ``ConfigError`` for one that another version kept, or that is damaged.
+    """
     if not settings.deploy_plan.exists():
         return Plan(schedules_active=False)
-    values = read_json(settings.deploy_plan)
-    return Plan(**values | {"config": config_from_values(values["config"])})
+    try:
+        values = read_json(settings.deploy_plan)
+        return Plan(**values | {"config": config_from_values(values["config"])})
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{settings.deploy_plan}: cannot be applied ({error}); delete it, start the stack and "
+            "say 'cxr deploy' again"
+        ) from error
 
 
 def keep_plan(settings: Settings, plan: Plan) -> None:

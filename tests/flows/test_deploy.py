@@ -18,7 +18,7 @@ import flows.jobs
 from cxr_model.config import RunConfig
 from cxr_model.data_config import DataConfig
 from cxr_model.errors import ConfigError
-from flows.deploy import Plan, _file, definition
+from flows.deploy import Plan, _file, definition, read_plan
 from flows.settings import Settings
 
 
@@ -52,6 +52,14 @@ def test_films_that_arrive_are_scored_by_the_model_of_the_deployed_data() -> Non
     config = replace(RunConfig(), data=DataConfig(source="s3://radiology/chest"))
     assert deployments(Plan(config=config))["predict"]["parameters"] == {"model": "chest"}
     assert "parameters" not in deployments(Plan(schedules_active=False))["predict"]
+
+
+@pytest.mark.parametrize("kept", ["", "{}", '{"config": {"training": {"speed": 1}}}'])
+def test_a_plan_that_cannot_be_applied_is_named_with_the_way_out(tmp_path: Path, kept: str) -> None:
+    """The stack does not come up with it, and without the stack there is no 'cxr deploy'."""
+    (tmp_path / "deploy.json").write_text(kept)
+    with pytest.raises(ConfigError, match=r"deploy\.json: cannot be applied .*; delete it, start"):
+        read_plan(Settings(home=tmp_path))
 
 
 def heartbeat(*tags: str) -> ReceivedEvent:
