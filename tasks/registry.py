@@ -231,7 +231,8 @@ def rollback_target(log: list[Champion]) -> str:
     past: list[str] = []
     for decision in log:
         if decision.action == "rollback" and decision.run_id in past:
-            del past[past.index(decision.run_id) + 1 :]
+            while past[-1] != decision.run_id:  # which may have been champion before that too
+                past.pop()
         elif not past or past[-1] != decision.run_id:
             past.append(decision.run_id)
     if len(past) < 2:

@@ -168,28 +168,34 @@ def test_promotions_at_once_lose_none(
         assert f'"run_id": "{log[-1].run_id}"' in last
 
 
+def add(log: list[Champion], run_id: str, action: str = "promote") -> None:
+    version = Version(model="cxr3", run_id=run_id, digest="", metrics={}, registered="", files={})
+    current = log[-1] if log else None
+    log.append(promotion(current, version, who="", why="", action=action))
+
+
 def test_a_rollback_goes_to_the_one_before_and_a_second_further_back() -> None:
     log: list[Champion] = []
-
-    def add(run_id: str, action: str = "promote") -> None:
-        version = Version(
-            model="cxr3", run_id=run_id, digest="", metrics={}, registered="", files={}
-        )
-        current = log[-1] if log else None
-        log.append(promotion(current, version, who="", why="", action=action))
-
     with pytest.raises(StorageError, match="no champion before this one"):
         rollback_target(log)
     for name in ("a", "b", "c"):
-        add(name)
+        add(log, name)
     assert rollback_target(log) == "b"
-    add("b", "rollback")
+    add(log, "b", "rollback")
     assert rollback_target(log) == "a"
-    add("a", "rollback")
+    add(log, "a", "rollback")
     with pytest.raises(StorageError, match="no champion before this one"):
         rollback_target(log)
-    add("d")
+    add(log, "d")
     assert rollback_target(log) == "a"
+
+
+def test_one_that_was_champion_twice_has_two_before_it() -> None:
+    log: list[Champion] = []
+    for name in ("a", "b", "a", "c"):
+        add(log, name)
+    add(log, rollback_target(log), "rollback")
+    assert (log[-1].run_id, rollback_target(log)) == ("a", "b")
 
 
 @pytest.mark.parametrize("name", ["", "Two Words", "../up", "a" * 41])
