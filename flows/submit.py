@@ -24,7 +24,6 @@ from rich.console import Console
 
 from cxr_model.errors import CxrError, StackError
 from flows.jobs import Job
-from flows.stack import WORK_POOL
 
 # Each look takes the server and this process some 0.05 s, which a training here would use.
 _LEAST_POLL_S, _MOST_POLL_S = 1.0, 5.0
@@ -103,7 +102,8 @@ def _follow(client: SyncPrefectClient, flow_run: FlowRun, console: Console) -> N
         elif state.is_running():
             crashed_at = None
         elif state.is_scheduled() and not warned and now - started > _PATIENCE_S:
-            console.print(f"no worker has taken the run yet; is one listening on {WORK_POOL}?")
+            pool = flow_run.work_pool_name
+            console.print(f"no worker has taken the run yet; is one listening on {pool}?")
             warned = True
         time.sleep(min(_LEAST_POLL_S + (now - task_began) / 20, _MOST_POLL_S))
     log.print_last()
