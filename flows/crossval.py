@@ -51,6 +51,12 @@ def crossval(
 
     With ``resume``, and when the flow run crashed and is started anew, folds that are done
     stay done, and one that was interrupted goes on from its checkpoint.
+
+    Args:
+        config: Films, network and training, as 'cxr settings' lists them.
+        crossval: How the films are dealt out.
+        run_id: Name of the run; empty: made up from data, preset and time.
+        resume: Go on with the run that run_id names, on the machine that began it.
     """
     set_up_logging()
     resume = started_again() or resume

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from prefect.context import TagsContext
 from prefect.server.events.schemas.automations import Automation, EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.utilities.callables import parameter_schema
 
 import flows.jobs
 from cxr_model.config import RunConfig
@@ -60,6 +62,15 @@ def test_a_plan_that_cannot_be_applied_is_named_with_the_way_out(tmp_path: Path,
     (tmp_path / "deploy.json").write_text(kept)
     with pytest.raises(ConfigError, match=r"deploy\.json: cannot be applied .*; delete it, start"):
         read_plan(Settings(home=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "entrypoint", [each["entrypoint"] for each in definition(Plan())["deployments"]]
+)
+def test_every_field_of_a_deployments_form_is_explained(entrypoint: str) -> None:
+    module, _, name = entrypoint.rpartition(".")
+    schema = parameter_schema(getattr(import_module(module), name))
+    assert [name for name, field in schema.properties.items() if not field.get("description")] == []
 
 
 def heartbeat(*tags: str) -> ReceivedEvent:
