@@ -33,6 +33,7 @@ FOR_A_COMMAND = "CXR_STACK_FOR_A_COMMAND"
 
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0
+_CLOCK_STEP_S = 60.0  # a clock that is set shifts the start of every process by as much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,8 @@ class StackInfo:
     def is_alive(self) -> bool:
         try:
             process = psutil.Process(self.pid)
-            return (
-                process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE
-            )
+            is_same = abs(process.create_time() - self.started) < _CLOCK_STEP_S
+            return is_same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 

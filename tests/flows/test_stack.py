@@ -17,7 +17,14 @@ from cxr_model.errors import StackError
 from flows.deploy import Plan, keep_plan
 from flows.embedded_store import free_port
 from flows.settings import Settings, prefect_environment
-from flows.stack import api_with_worker, run_stack, running_stack, stack_in_use, stop_stack
+from flows.stack import (
+    StackInfo,
+    api_with_worker,
+    run_stack,
+    running_stack,
+    stack_in_use,
+    stop_stack,
+)
 
 
 @pytest.fixture
@@ -139,6 +146,13 @@ def test_a_taken_port_stops_the_stack_before_it_starts(settings: Settings, varia
 def test_down_tells_when_nothing_runs(settings: Settings) -> None:
     assert stack_in_use(settings) == "started for the run"
     assert stop_stack(settings) == f"no local stack of {settings.home} runs"
+
+
+def test_a_stack_is_known_after_the_clock_was_set_and_a_number_used_again_is_another() -> None:
+    own = psutil.Process()
+    for seconds_off, is_alive in ((0, True), (-2, True), (2, True), (-3600, False)):
+        info = StackInfo(pid=own.pid, started=own.create_time() + seconds_off, api_url="")
+        assert info.is_alive() is is_alive
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"pid": 1, "started": 0.5, "api_url": ""}'])
