@@ -37,10 +37,10 @@ from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, StackError
 from cxr_model.run_folder import read_json, write_json
 from flows.configuration import config_from_values
-from flows.limits import make_limit
 from flows.run_id import data_name
 from flows.settings import Settings
 from flows.stack import WORK_POOL
+from tasks.limits import make_limit
 from tasks.promotion import RED_GATE, REGISTRY_LIMIT
 
 PREDICTIONS_QUEUE = "predictions"

@@ -15,6 +15,7 @@ from prefect.events import emit_event
 
 from cxr_model.promotion import Verdict, judge
 from cxr_model.run_folder import RunFolder
+from tasks.limits import make_limit
 from tasks.registry import (
     Champion,
     decide,
@@ -46,7 +47,7 @@ def registry_lock(store: ObjectStore) -> Iterator[None]:
         yield
         return
     with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(REGISTRY_LIMIT, 1)
+        make_limit(client, REGISTRY_LIMIT)
     with concurrency(REGISTRY_LIMIT, strict=True, lease_duration=_LEASE_S):
         yield
 
