@@ -65,7 +65,7 @@ def beyond(items: list[Item], limits: Limits, now: float) -> list[Item]:
 
     What is protected, and what changed within a day, stays but counts.
     """
-    removed = []
+    removed: list[Item] = []
     num_kept, bytes_kept = 0, 0
     for item in sorted(items, key=lambda item: (-item.modified, item.name)):
         age_days = (now - item.modified) / _DAY_S
