@@ -17,7 +17,7 @@ from tasks.crossval import train_fold, write_crossval_report
 from tasks.ingest import ingest
 from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, check_folds, index_films
-from tasks.publish import check_store, publish
+from tasks.publish import check_store, is_published, publish
 from tasks.report import show_link
 
 
@@ -50,12 +50,21 @@ def crossval(
 
     With ``resume``, and when the flow run crashed and is started anew, folds that are done
     stay done, and one that was interrupted goes on from its checkpoint.
+
+    Args:
+        config: Films, network and training, as 'cxr settings' lists them.
+        crossval: How the films are dealt out.
+        run_id: Name of the run; empty: made up from data, preset and time.
+        resume: Go on with the run that run_id names, on the machine that began it.
     """
     set_up_logging()
-    resume = started_again() or resume
+    restarted = started_again()
+    resume = resume or restarted
     run_id = this_run_id()
     check_run_id(run_id)
     settings = Settings.from_environment()
+    if restarted and is_published(settings.store, run_id):
+        return run_id
     device = resolve_device(config.training.device)
     require_one_device(config.training.num_devices)
     folds = plan_folds(crossval)

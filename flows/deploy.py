@@ -27,6 +27,7 @@ from prefect.client.schemas.filters import (
     DeploymentFilterName,
     DeploymentFilterTags,
 )
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.variables import Variable
@@ -36,9 +37,10 @@ from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, StackError
 from cxr_model.run_folder import read_json, write_json
 from flows.configuration import config_from_values
-from flows.limits import make_limit
+from flows.run_id import data_name
 from flows.settings import Settings
 from flows.stack import WORK_POOL
+from tasks.limits import make_limit
 from tasks.promotion import RED_GATE, REGISTRY_LIMIT
 
 PREDICTIONS_QUEUE = "predictions"
@@ -64,11 +66,20 @@ class Plan:
 
 
 def read_plan(settings: Settings) -> Plan:
-    """The plan kept in ``CXR_HOME``; without one, all schedules wait for 'cxr deploy'."""
+    """The plan kept in ``CXR_HOME``; without one, all schedules wait for 'cxr deploy'.
+
+    Raises ``ConfigError`` for one that another version kept, or that is damaged.
+    """
     if not settings.deploy_plan.exists():
         return Plan(schedules_active=False)
-    values = read_json(settings.deploy_plan)
-    return Plan(**values | {"config": config_from_values(values["config"])})
+    try:
+        values = read_json(settings.deploy_plan)
+        return Plan(**values | {"config": config_from_values(values["config"])})
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{settings.deploy_plan}: cannot be applied ({error}); delete it, start the stack and "
+            "say 'cxr deploy' again"
+        ) from error
 
 
 def keep_plan(settings: Settings, plan: Plan) -> None:
@@ -91,24 +102,25 @@ def apply_if_changed(plan: Plan, settings: Settings) -> None:
 def apply(plan: Plan, settings: Settings) -> list[str]:
     """Make the server of ``PREFECT_API_URL`` as ``plan`` says; returns what was applied.
 
-    Raises ``ConfigError`` for a schedule of no deployment or a block that does not exist.
+    Raises ``ConfigError`` for a schedule of no deployment or none that can be read, and for a
+    block that does not exist.
     """
-    definition = _definition(plan)
+    defined = definition(plan)
     with get_client(sync_client=True) as client:
         Variable.unset(_APPLIED)
         automations = _automations(client, plan)  # refused before anything is changed
         _make_pool(client, plan.pool)
         for limit in (REGISTRY_LIMIT, settings.device_slot):
             make_limit(client, limit)
-        _deploy(definition, plan.pool)
+        _deploy(defined, plan.pool)
         for automation in automations:
             _upsert(client, automation)
         if not plan.notify:
             for old in client.read_automations_by_name(NOTIFICATION):
                 client.delete_automation(old.id)
-        _require_deployed(client, [each["name"] for each in definition["deployments"]])
+        _require_deployed(client, [each["name"] for each in defined["deployments"]])
     return [
-        *(f"{each['name']}/{each['name']}: {_when(each)}" for each in definition["deployments"]),
+        *(f"{each['name']}/{each['name']}: {_when(each)}" for each in defined["deployments"]),
         f"work pool {plan.pool}: queue {PREDICTIONS_QUEUE} before {TRAINING_QUEUE}",
         f"limits of one: {REGISTRY_LIMIT}, {settings.device_slot}",
         *(f"automation {automation.name!r}" for automation in automations),
@@ -133,12 +145,14 @@ def _run_prefect(*arguments: str) -> None:
         sys.argv = typed
 
 
-def _definition(plan: Plan) -> dict[str, Any]:
+def definition(plan: Plan) -> dict[str, Any]:
     """``prefect.yaml`` with the plan's settings and schedules in it."""
-    definition: dict[str, Any] = yaml.safe_load(_file("prefect.yaml").read_text())
-    deployments = {each["name"]: each for each in definition["deployments"]}
+    defined: dict[str, Any] = yaml.safe_load(_file("prefect.yaml").read_text())
+    deployments = {each["name"]: each for each in defined["deployments"]}
     for name in _CONFIGURED:
         deployments[name]["parameters"] = {"config": asdict(plan.config)}
+    if plan.schedules_active:  # the operator has said which films: their champion answers
+        deployments["predict"]["parameters"] = {"model": data_name(plan.config.data.source)}
     scheduled = {name: each for name, each in deployments.items() if "schedules" in each}
     for name, cron in plan.schedules.items():
         if name not in scheduled:
@@ -146,11 +160,22 @@ def _definition(plan: Plan) -> dict[str, Any]:
         (schedule,) = scheduled[name]["schedules"]
         schedule["active"] = cron != "off"
         if cron != "off":
-            schedule["cron"] = cron
+            schedule["cron"] = _cron(name, cron)
     for each in scheduled.values():
         for schedule in each["schedules"]:
             schedule["active"] = plan.schedules_active and schedule.get("active", True)
-    return definition
+    return defined
+
+
+def _cron(name: str, text: str) -> str:
+    """Raises ``ConfigError``: Prefect's command would end half-way, in a page of its own words."""
+    try:
+        return CronSchedule(cron=text).cron
+    except ValueError as error:
+        raise ConfigError(
+            f"--schedule {name}={text!r}: is no cron expression; write minute, hour, day, month "
+            "and weekday, as in '0 3 * * 0', or off"
+        ) from error
 
 
 def _when(deployment: dict[str, Any]) -> str:
@@ -175,12 +200,12 @@ def _make_pool(client: SyncPrefectClient, name: str) -> None:
         client.update_work_queue(found.id, priority=priority)
 
 
-def _deploy(definition: dict[str, Any], pool: str) -> None:
+def _deploy(defined: dict[str, Any], pool: str) -> None:
     os.environ["CXR_WORK_POOL"] = pool
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
         # Classes are numbered in the order of their patterns.
-        path.write_text(yaml.safe_dump(definition, sort_keys=False))
+        path.write_text(yaml.safe_dump(defined, sort_keys=False))
         told = io.StringIO()
         try:
             with redirect_stdout(told):  # a page on each deployment

@@ -6,9 +6,9 @@ The bucket is tried with an object that is removed again; nothing else is change
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-import httpx
 import psutil
 
 from cxr_model.device import device_name, resolve_device, resolve_precision
@@ -16,7 +16,7 @@ from cxr_model.environment import git_revision, package_versions
 from cxr_model.errors import CxrError, StackError
 from flows.embedded_store import require_free_port, store_for
 from flows.settings import Settings
-from flows.stack import running_stack
+from flows.stack import require_healthy, running_stack
 from tasks.kaggle_source import has_credentials
 from tasks.storage import ObjectStore
 
@@ -87,12 +87,12 @@ def _prefect(settings: Settings) -> Finding:
                 "'cxr up' keeps one running",
             )
         url = stack.api_url
-    try:
-        httpx.get(f"{url}/health", timeout=5).raise_for_status()
-    except httpx.HTTPError as error:
-        remedy = "start that server, or unset PREFECT_API_URL to use the local stack"
-        return Finding("prefect", "failed", f"{url}: {error or type(error).__name__}", remedy)
-    return Finding("prefect", "ok", f"{url} answers")
+    return _attempt("prefect", partial(_ask, url))
+
+
+def _ask(api_url: str) -> str:
+    require_healthy(api_url)
+    return f"{api_url} answers"
 
 
 def _bucket(settings: Settings) -> Finding:

@@ -33,11 +33,17 @@ def evaluate(
 ) -> str:
     """Measure a trained network on the films of ``source``; returns the evaluation's id.
 
-    ``run`` is a published run, or ``latest``. Without it ``version`` of ``model`` is taken from
-    the registry: of its only model, and the champion, where they are not given. Films that
-    the network met in its own data are left out. Labels, size and patient rule are the
-    network's; ``settings`` (``labels.NAME=PATTERN`` and the like) change how the other data
-    set is read.
+    Films that the network met in its own data are left out. Labels, size and patient rule are
+    the network's, unless ``settings`` say otherwise.
+
+    Args:
+        source: Films of elsewhere: phantom:N, kaggle:OWNER/SLUG, a folder or zip of the worker, or
+            s3://BUCKET/PREFIX.
+        run: A published run, latest, champion or MODEL/champion; empty: model and version say it.
+        model: Of the registry, where no run is given; empty: its only one.
+        version: Of that model; empty: the champion.
+        run_id: Name of the evaluation; empty: made up from data and time.
+        settings: How the films are read, as in labels.NAME=PATTERN; empty: as the network's own.
     """
     set_up_logging()
     run_id = _run_id()

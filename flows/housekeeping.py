@@ -15,6 +15,10 @@ def housekeeping(
     """Old runs and checkpoints in the bucket; run folders, caches and films on the worker.
 
     What a registered model came from always stays. Returns what was, or would be, removed.
+
+    Args:
+        retention: How much is kept.
+        dry_run: List what would be removed, and remove nothing.
     """
     set_up_logging()
     settings = Settings.from_environment()

@@ -44,7 +44,10 @@ def run_here(job: Job, settings: Settings, tell_outcome: Callable[[StoreLocation
         if settings.uses_embedded_store:
             os.environ["CXR_S3_PORT"] = str(urlsplit(location.endpoint_url).port)
         # Imported now: Prefect reads the environment at its import.
-        getattr(import_module(f"flows.{job.name}"), job.name)(**job.parameters)
+        from prefect import tags
+
+        with tags("cxr"):  # as a deployment's runs have it: automations look for it
+            getattr(import_module(f"flows.{job.name}"), job.name)(**job.parameters)
         tell_outcome(location)
 
 

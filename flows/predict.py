@@ -15,9 +15,13 @@ INBOX_LIMIT = "cxr-inbox"
 def predict(prefix: str = "inbox", model: str = "", version: str = "") -> int:
     """Score the new films below ``prefix``; returns how many there were.
 
-    Without ``model`` the registry's only one, without ``version`` its champion. Predictions
-    and a page for each batch lie below ``predictions/``; the films stay where they are. A run
-    that is killed repeats the batch it was in and no other.
+    Predictions and a page for each batch lie below ``predictions/``; the films stay where they
+    are. A run that is killed repeats the batch it was in and no other.
+
+    Args:
+        prefix: Folder of the bucket that films arrive in.
+        model: Of the registry; empty: its only one.
+        version: Run that the network is of; empty: the champion.
     """
     set_up_logging()
     started_again()  # a run that crashes every time ends

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime
 
 from cxr_model.config import RunConfig
+from tasks.kaggle_source import KaggleSource
 
 
 def data_name(source: str) -> str:
@@ -11,7 +12,9 @@ def data_name(source: str) -> str:
     kind, _, rest = source.partition(":")
     if kind == "phantom":
         name = kind
-    elif kind == "kaggle" and rest:
+    elif f"{source}/".startswith(f"{KaggleSource()}/"):
+        name = kind  # what 'kaggle' alone stands for, and reports call by its full name
+    elif kind == "kaggle" and "/" in rest:
         name = rest.split("/")[1]
     else:
         name = (rest or kind).rstrip("/").split("/")[-1]

@@ -33,6 +33,7 @@ FOR_A_COMMAND = "CXR_STACK_FOR_A_COMMAND"
 
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0
+_CLOCK_STEP_S = 60.0  # a clock that is set shifts the start of every process by as much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,8 @@ class StackInfo:
     def is_alive(self) -> bool:
         try:
             process = psutil.Process(self.pid)
-            return (
-                process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE
-            )
+            is_same = abs(process.create_time() - self.started) < _CLOCK_STEP_S
+            return is_same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -192,7 +192,7 @@ def _wait_for_other_users(users: BinaryIO, say: Callable[[str], None]) -> None:
 
 
 def require_healthy(api_url: str) -> None:
-    """Raise ``StackError`` unless the user's own Prefect server answers."""
+    """Raise ``StackError`` unless the user's own Prefect server answers, and answers this user."""
     try:
         httpx.get(f"{api_url}/health", timeout=10).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -200,6 +200,24 @@ def require_healthy(api_url: str) -> None:
         raise StackError(
             f"PREFECT_API_URL={api_url}: no Prefect server answers ({reason}); "
             "start it, or unset the variable to use the local stack"
+        ) from error
+    _require_access(api_url)
+
+
+def _require_access(api_url: str) -> None:
+    """Health is told to everyone. Asked by Prefect's client, which knows all places of its keys."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    try:
+        with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+            client.read_work_pools(limit=1)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise StackError(
+            f"PREFECT_API_URL={api_url}: refuses this user ({error.response.status_code}); set "
+            "PREFECT_API_AUTH_STRING to USER:PASSWORD of the server, or PREFECT_API_KEY"
         ) from error
 
 

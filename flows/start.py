@@ -16,8 +16,8 @@ from prefect.concurrency.sync import concurrency
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, CxrError, StackError
 from cxr_model.run_folder import RunFolder, write_json
-from flows.limits import make_limit
 from flows.run_id import new_run_id
+from tasks.limits import make_limit
 
 MOST_STARTS = 4
 _LEASE_S = 60.0  # after this the slot of a killed run is free again; the server takes no less

@@ -4,8 +4,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -24,6 +29,8 @@ class WorkerStatus:
 class RunStatus:
     name: str
     state: str
+    where: str
+    """As its worker calls it: host and process, or namespace and Job."""
     since: str
     took: str
 
@@ -44,12 +51,12 @@ class Status:
 
 
 def read_status(api_url: str) -> Status:
-    """Workers, the newest runs of our deployments (those to come left out), and limits."""
+    """Workers, our runs under way and the newest ones (those to come left out), and limits."""
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         return Status(
             page=api_url.removesuffix("/api"),
             workers=_workers(client),
-            runs=_runs(client),
+            runs=runs_of(client),
             limits=[
                 LimitStatus(limit.name, limit.active_slots, limit.limit)
                 for limit in client.read_global_concurrency_limits(limit=100, offset=0)
@@ -68,21 +75,30 @@ def _workers(client: SyncPrefectClient) -> list[WorkerStatus]:
     ]
 
 
-def _runs(client: SyncPrefectClient) -> list[RunStatus]:
-    found = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=["cxr"])),
-        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-        limit=10 * _SHOWN,
+def runs_of(client: SyncPrefectClient) -> list[RunStatus]:
+    """Those under way first: behind a long training a dozen others may wait by now."""
+    under_way = FlowRunFilterStateType(
+        any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    )
+    newest, at_work = (
+        client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=["cxr"]), state=state),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=10 * _SHOWN,
+        )
+        for state in (None, FlowRunFilterState(type=under_way))
     )
     soon = datetime.now(UTC) + timedelta(minutes=1)
-    begun = [run for run in found if (run.expected_start_time or soon) < soon]
-    return [_run(run) for run in begun[:_SHOWN]]
+    begun = [run for run in newest if (run.expected_start_time or soon) < soon]
+    runs = {run.id: run for run in [*at_work, *begun]}
+    return [_run(run) for run in list(runs.values())[:_SHOWN]]
 
 
 def _run(run: FlowRun) -> RunStatus:
     return RunStatus(
         run.name,
         run.state_name or "",
+        run.infrastructure_pid or "",
         _moment(run.start_time or run.expected_start_time),
         str(timedelta(seconds=round(run.total_run_time.total_seconds()))),
     )

@@ -24,7 +24,6 @@ from rich.console import Console
 
 from cxr_model.errors import CxrError, StackError
 from flows.jobs import Job
-from flows.stack import WORK_POOL
 
 # Each look takes the server and this process some 0.05 s, which a training here would use.
 _LEAST_POLL_S, _MOST_POLL_S = 1.0, 5.0
@@ -33,6 +32,7 @@ _LATE = timedelta(seconds=15)  # so far back a late line may sort
 _PAGE = 200
 _PATIENCE_S = 60.0
 _SILENCE_S = 180.0  # a request ends after 60 s by itself, and SQLite can be locked as long
+_RESTART_TAG = "cxr-restart"  # of the deployments that `automations.yaml` starts anew
 _RESTART_S = 90.0  # after a crash: the automation answers in 20 s or so, a busy server later
 # What Prefect says to those who look after it; the run's own lines are shown.
 _WORKERS_TALK = {"prefect.flow_runs.worker", "prefect.flow_runs.runner", "prefect.deployment"}
@@ -59,7 +59,7 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
             assert isinstance(flow_run, FlowRun)  # a coroutine only when called from async code
             console.print(f"flow run {flow_run.name}: {flow_run_page(api_url, flow_run.id)}")
             try:
-                _follow(client, flow_run.id, console)
+                _follow(client, flow_run, console)
             except KeyboardInterrupt:
                 client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
                 console.print("cancelling the flow run")
@@ -81,17 +81,17 @@ def flow_run_page(api_url: str, flow_run_id: UUID) -> str:
     return f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
 
 
-def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> None:
-    log = _RunLog(client, flow_run_id, console)
+def _follow(client: SyncPrefectClient, flow_run: FlowRun, console: Console) -> None:
+    log = _RunLog(client, flow_run.id, console)
     started, warned = time.monotonic(), False
     num_tasks, task_began = 0, started
     crashed_at: float | None = None
     while True:
-        state = _look(client, flow_run_id, log)
+        state = _look(client, flow_run.id, log)
         now = time.monotonic()
         if log.num_tasks > num_tasks:  # the next ones may be short, and the end near
             num_tasks, task_began = log.num_tasks, now
-        if state.is_crashed():
+        if state.is_crashed() and _RESTART_TAG in flow_run.tags:
             if crashed_at is None:
                 crashed_at = now
                 console.print(f"the run crashed ({state.message}); it is to be started anew")
@@ -102,7 +102,8 @@ def _follow(client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> N
         elif state.is_running():
             crashed_at = None
         elif state.is_scheduled() and not warned and now - started > _PATIENCE_S:
-            console.print(f"no worker has taken the run yet; is one listening on {WORK_POOL}?")
+            pool = flow_run.work_pool_name
+            console.print(f"no worker has taken the run yet; is one listening on {pool}?")
             warned = True
         time.sleep(min(_LEAST_POLL_S + (now - task_began) / 20, _MOST_POLL_S))
     log.print_last()

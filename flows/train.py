@@ -45,11 +45,15 @@ def train(
 ) -> str:
     """From a source of films to a published report, and a try at the place of champion.
 
-    With ``resume`` the training goes on from the newest checkpoint of ``run_id``; what comes
-    before it is done again, quickly, from what is kept on disk. So it does by itself when the
-    flow run crashed and is started anew. At the end the run competes for the place of
-    champion of ``model`` (default: named after the data). Returns the run's id.
-    Raises a ``CxrError`` for whatever the user can mend; nothing is published then.
+    A training that goes on does again, quickly, what comes before it, from what is kept on
+    disk. So it does by itself when the flow run crashed and is started anew. Returns the run's
+    id. Raises a ``CxrError`` for whatever the user can mend; nothing is published then.
+
+    Args:
+        config: Films, network, training and evidence, as 'cxr settings' lists them.
+        run_id: Name of the run; empty: made up from data, preset and time.
+        resume: Go on from the newest checkpoint of the run that run_id names.
+        model: What the run competes to be champion of; empty: named after the data.
     """
     clock = StageClock()
     set_up_logging()

@@ -14,6 +14,9 @@ def watch_dataset(config: RunConfig = RunConfig()) -> bool:  # noqa: B008 (froze
     """Emit ``cxr.dataset.updated`` where the source is new; returns whether it was.
 
     A change is announced once, even where no training follows or it fails.
+
+    Args:
+        config: Those of the training; the source of films is looked at.
     """
     set_up_logging()
     settings = Settings.from_environment()

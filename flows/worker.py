@@ -23,7 +23,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Crashed, Failed
+from prefect.states import Cancelled, Crashed, Failed
 
 from cxr_model.errors import StackError
 from flows.settings import Settings
@@ -43,7 +43,7 @@ def main() -> None:
         sys.exit(1)  # it has told why
     is_for_a_command = FOR_A_COMMAND in os.environ
     with get_client(sync_client=True) as client:
-        _end_lost_runs(client, go_on=not is_for_a_command)
+        end_lost_runs(client, go_on=not is_for_a_command)
         if is_for_a_command:  # which is not to wait for what a schedule starts
             _forget_scheduled_runs(client)
     page = os.environ["PREFECT_API_URL"].removesuffix("/api")
@@ -80,10 +80,11 @@ def _wait_for_server(api_url: str) -> None:
         time.sleep(0.2)
 
 
-def _end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
+def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
     """Runs that an earlier stack took with it when it ended would stay Running for ever.
 
-    With ``go_on`` they count as crashed, and the automation of crashed runs starts them anew.
+    With ``go_on`` they count as crashed, and the automation of crashed runs starts them anew;
+    those that were being cancelled are, and stay so.
     """
     under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     for flow_run in client.read_flow_runs(
@@ -93,7 +94,10 @@ def _end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
         work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
     ):
         told = "The local stack ended while this run was under way."
-        lost: State = Crashed(message=told) if go_on else Failed(message=told)
+        if flow_run.state_type == StateType.CANCELLING:
+            lost: State = Cancelled(message=told)
+        else:
+            lost = Crashed(message=told) if go_on else Failed(message=told)
         client.set_flow_run_state(flow_run.id, lost, force=True)
 
 

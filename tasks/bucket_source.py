@@ -32,9 +32,9 @@ def download_prefix(location: StoreLocation, folder: Path, config: DataConfig) -
     """Make ``folder`` hold exactly the objects below ``location``, under their relative keys.
 
     An object whose size and ETag stand in the ledger is kept, so an interrupted download
-    goes on where it ended; what an earlier call fetched and the bucket no longer has is
-    removed. Raises ``SourceError`` for an empty prefix or one above ``config``'s limits, and
-    ``StorageError`` for a key that leads out of ``folder``.
+    goes on where it ended; whatever else lies there, fetched by an earlier call from a bucket
+    that no longer has it, is removed. Raises ``SourceError`` for an empty prefix or one above
+    ``config``'s limits, and ``StorageError`` for a key that leads out of ``folder``.
     """
     with ObjectStore(location) as store, disk_told_in_one_line(folder):
         objects = [
@@ -70,10 +70,11 @@ def _check_limits(uri: str, num_objects: int, num_bytes: int, config: DataConfig
 
 def _mirror(store: ObjectStore, objects: list[StoredObject], folder: Path) -> int:
     paths = {stored.key: local_path(folder, stored.key) for stored in objects}
-    ledger = _read_ledger(folder)
-    for key in ledger.keys() - paths.keys():
-        local_path(folder, key).unlink(missing_ok=True)
-        del ledger[key]
+    ledger = {key: value for key, value in _read_ledger(folder).items() if key in paths}
+    # Not by the ledger: a killed download leaves files that it does not name.
+    kept = {folder / _LEDGER, *paths.values()}
+    for path in [path for path in folder.rglob("*") if path.is_file() and path not in kept]:
+        path.unlink()
 
     def is_there(stored: StoredObject) -> bool:
         path = paths[stored.key]

@@ -87,7 +87,12 @@ def score_batch(
     """Fetch, hash, score and publish; a film whose bytes are known is not scored again."""
     predictor = Predictor.load(RunFolder(model_root), resolve_device("auto"))
     with ObjectStore(location) as store, tempfile.TemporaryDirectory() as folder:
-        known = {film["sha256"] for record in read_ledger(store, prefix) for film in record.films}
+        known = {
+            film["sha256"]
+            for record in read_ledger(store, prefix)
+            if record.batch != batch  # a second attempt, after one that ended as it wrote it down
+            for film in record.films
+        }
         fetched = _fetch(store, films, Path(folder))
         fresh: dict[str, FilmFile] = {}
         for film in fetched:

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cxr_model.archive import DamagedArchive, extract_zip
 from cxr_model.errors import SourceError
@@ -26,6 +26,8 @@ from cxr_model.run_folder import sha256_file, write_json
 from tasks.kaggle_errors import GET_TOKEN, TransientSourceError, errors_explained
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 _NUM_TRIES = 3
 _MAX_WAIT_S = 300.0
@@ -102,11 +104,21 @@ def download_dataset(
     if _is_complete(source, downloads):
         return _reuse(source, downloads)
     require_access(source, downloads)
+    return _ask(source, lambda kaggle: _download(kaggle, source, downloads, max_bytes, max_files))
+
+
+def newest_version(source: KaggleSource) -> int:
+    """The number of the data set's current version; waits and raises as `download_dataset`."""
+    return _ask(source, lambda kaggle: int(kaggle.describe(source).current_version_number))
+
+
+def _ask(source: KaggleSource, question: Callable[["_Connection"], Answer]) -> Answer:
+    """The answer of a new connection, or of a later one where Kaggle is busy or out of order."""
     tries_left, wait_left_s = _NUM_TRIES, _MAX_WAIT_S
     while True:
         try:
             with _connect(source) as connection:
-                return _download(connection, source, downloads, max_bytes, max_files)
+                return question(connection)
         except TransientSourceError as error:
             tries_left -= 1
             wait_left_s -= error.wait_s
@@ -114,12 +126,6 @@ def download_dataset(
                 raise
             logger.warning("%s; next try in %.0f s", error, error.wait_s)
             time.sleep(error.wait_s)
-
-
-def newest_version(source: KaggleSource) -> int:
-    """The number of the data set's current version. Raises ``SourceError``."""
-    with _connect(source) as connection:
-        return int(connection.describe(source).current_version_number)
 
 
 def _folder(source: KaggleSource, downloads: Path) -> Path:

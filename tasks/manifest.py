@@ -88,9 +88,14 @@ class Manifest:
             ) from error
 
 
+def is_run_id(name: str) -> bool:
+    """Whether ``name`` can be a folder, a key and a part of an address, and is not taken."""
+    return name != LATEST and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name))
+
+
 def check_run_id(run_id: str) -> None:
-    """Raise ``ConfigError`` unless ``run_id`` can be a folder, a key and a part of an address."""
-    if run_id == LATEST or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
+    """Raise ``ConfigError`` unless `is_run_id`."""
+    if not is_run_id(run_id):
         raise ConfigError(
             f"run id {run_id!r}: use up to 100 letters, digits, '.', '_' and '-', beginning "
             f"with a letter or digit; {LATEST!r} is taken"

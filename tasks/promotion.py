@@ -1,7 +1,7 @@
 """Prefect tasks that decide on a model's champion; the work is `registry` and `promotion`."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +15,9 @@ from prefect.events import emit_event
 
 from cxr_model.promotion import Verdict, judge
 from cxr_model.run_folder import RunFolder
+from tasks.limits import make_limit
 from tasks.registry import (
     Champion,
-    Version,
     decide,
     fetch_version,
     promotion,
@@ -47,7 +47,7 @@ def registry_lock(store: ObjectStore) -> Iterator[None]:
         yield
         return
     with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(REGISTRY_LIMIT, 1)
+        make_limit(client, REGISTRY_LIMIT)
     with concurrency(REGISTRY_LIMIT, strict=True, lease_duration=_LEASE_S):
         yield
 
@@ -80,25 +80,28 @@ def promote_by_hand(
     """The operator's word: ``run_id`` is champion, whatever gates and tests say."""
     with ObjectStore(location) as store, registry_lock(store):
         version = register_version(store, model, run_id)
-        return _decide_by_hand(store, version, who, why, "promote")
+        return _decide_by_hand(
+            store, model, lambda current: promotion(current, version, who=who, why=why)
+        )
 
 
 @task(cache_policy=NO_CACHE)
 def roll_back(location: StoreLocation, model: str, who: str, why: str) -> Champion:
     """Back to the champion before this one. Raises ``StorageError`` where there is none."""
     with ObjectStore(location) as store, registry_lock(store):
-        version = read_version(store, model, rollback_target(read_log(store, model)))
-        return _decide_by_hand(store, version, who, why, "rollback")
+
+        def choose(current: Champion | None) -> Champion:
+            # Asked anew where another decision came first: there is another one before it.
+            version = read_version(store, model, rollback_target(read_log(store, model)))
+            return promotion(current, version, who=who, why=why, action="rollback")
+
+        return _decide_by_hand(store, model, choose)
 
 
 def _decide_by_hand(
-    store: ObjectStore, version: Version, who: str, why: str, action: str
+    store: ObjectStore, model: str, choose: Callable[[Champion | None], Champion]
 ) -> Champion:
-    decision = decide(
-        store,
-        version.model,
-        lambda current: promotion(current, version, who=who, why=why, action=action),
-    )
+    decision = decide(store, model, choose)
     assert decision is not None  # it is always made
     get_run_logger().info("champion of %s: %s", decision.model, decision.run_id)
     return decision

@@ -31,6 +31,13 @@ def check_store(location: StoreLocation, run_id: str) -> None:
 
 
 @storage_task()
+def is_published(location: StoreLocation, run_id: str) -> bool:
+    """Whether a run that is started anew crashed behind its publication."""
+    with ObjectStore(location) as store:
+        return has_manifest(store, run_id)
+
+
+@storage_task()
 def fetch_if_published(location: StoreLocation, runs_dir: Path, run_id: str) -> bool:
     """Whether the run is published; what competes for champion is then below ``runs_dir``.
 

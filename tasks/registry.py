@@ -7,8 +7,8 @@ are the decisions, each the whole truth of its moment; the newest one names the 
 
 A decision is one new object under the number after the one it was made upon. Where the store
 refuses to overwrite (``If-None-Match``), the second of two that chose the same number fails
-and decides again; elsewhere the caller holds a lock (`tasks.registry_lock`). So no decision
-is lost and none is made on a champion that is no more.
+and decides again; elsewhere the caller holds a lock (`tasks.promotion.registry_lock`). So no
+decision is lost and none is made on a champion that is no more.
 """
 
 import json
@@ -189,6 +189,8 @@ def decide(
         current = find_champion(store, model)
         chosen = choose(current)
         if chosen is None:
+            if current is not None:  # whoever decided may have been killed before it told
+                _tell_readers(store, model)
             return None
         key = f"models/{model}/log/{chosen.number:06d}.json"
         try:
@@ -229,7 +231,8 @@ def rollback_target(log: list[Champion]) -> str:
     past: list[str] = []
     for decision in log:
         if decision.action == "rollback" and decision.run_id in past:
-            del past[past.index(decision.run_id) + 1 :]
+            while past[-1] != decision.run_id:  # which may have been champion before that too
+                past.pop()
         elif not past or past[-1] != decision.run_id:
             past.append(decision.run_id)
     if len(past) < 2:

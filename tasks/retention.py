@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from cxr_model.config_checks import STRICT, Bounds, check_bounds
 from tasks.registry import registered_runs
 from tasks.retries import storage_task
-from tasks.run_store import list_runs, remove_run
+from tasks.run_store import remove_runs, stored_runs
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
@@ -65,12 +65,13 @@ def beyond(items: list[Item], limits: Limits, now: float) -> list[Item]:
 
     What is protected, and what changed within a day, stays but counts.
     """
-    removed = []
+    removed: list[Item] = []
     num_kept, bytes_kept = 0, 0
     for item in sorted(items, key=lambda item: (-item.modified, item.name)):
         age_days = (now - item.modified) / _DAY_S
         is_beyond = (
-            (limits.max_count is not None and num_kept >= limits.max_count)
+            bool(removed)
+            or (limits.max_count is not None and num_kept >= limits.max_count)
             or age_days > limits.max_age_days
             or bytes_kept + item.num_bytes > limits.max_gb * 1e9
         )
@@ -85,22 +86,21 @@ def beyond(items: list[Item], limits: Limits, now: float) -> list[Item]:
 @storage_task()
 def sweep_bucket(location: StoreLocation, retention: Retention, *, dry_run: bool) -> list[Item]:
     """Remove old runs and checkpoints from the bucket, or only list them."""
-    removed = []
+    removed: list[Item] = []
     with ObjectStore(location) as store:
         protected = registered_runs(store)
         runs = [
-            _in_bucket(store, "run", f"runs/{run.run_id}/", run.run_id, run.run_id in protected)
-            for run in list_runs(store)
+            _in_bucket(store, "run", f"runs/{run_id}/", run_id, run_id in protected)
+            for run_id in stored_runs(store)
         ]
         limits = Limits(
             max_count=retention.max_runs,
             max_age_days=retention.max_age_days,
             max_gb=retention.max_gb,
         )
-        for item in beyond(runs, limits, time.time()):
-            removed.append(item)
-            if not dry_run:
-                remove_run(store, item.name)
+        removed += beyond(runs, limits, time.time())
+        if removed and not dry_run:
+            remove_runs(store, [item.name for item in removed])
         checkpoints = [
             _in_bucket(store, "checkpoint", f"checkpoints/{run_id}/", run_id, False)
             for run_id in store.list_folders("checkpoints/")

@@ -6,7 +6,7 @@ does not exist for readers, so an interrupted publication shows nothing half.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cxr_model.errors import StorageError
 from cxr_model.metrics import format_estimate
 from cxr_model.run_folder import RunFolder, sha256_file
-from tasks.manifest import LATEST, Manifest, ManifestError, ObjectRecord, check_run_id
+from tasks.manifest import LATEST, Manifest, ManifestError, ObjectRecord, check_run_id, is_run_id
 from tasks.storage import ObjectStore, in_parallel, local_path
 from tasks.storage_errors import ChangedObjectError, MissingObjectError, disk_told_in_one_line
 
@@ -64,13 +64,21 @@ def has_manifest(store: ObjectStore, run_id: str) -> bool:
     return store.exists(_key(run_id, _MANIFEST))
 
 
-def remove_run(store: ObjectStore, run_id: str) -> None:
-    """Remove a published run, its manifest first: from then on it does not exist for readers."""
-    check_run_id(run_id)
-    store.delete(_key(run_id, _MANIFEST))
-    for stored in store.list_objects(_key(run_id)):
-        store.delete(stored.key)
-    _write_index(store)
+def stored_runs(store: ObjectStore) -> list[str]:
+    """Ids of the published runs, and of those whose publication or removal was broken off."""
+    return [name for name in store.list_folders("runs/") if is_run_id(name)]
+
+
+def remove_runs(store: ObjectStore, run_ids: Iterable[str]) -> None:
+    """Remove runs, the manifest of each first: from then on it does not exist for readers."""
+    try:
+        for run_id in run_ids:
+            check_run_id(run_id)
+            store.delete(_key(run_id, _MANIFEST))
+            for stored in store.list_objects(_key(run_id)):
+                store.delete(stored.key)
+    finally:  # once for all: it reads every manifest
+        _write_index(store)
 
 
 def list_runs(store: ObjectStore) -> list[Manifest]:

@@ -23,6 +23,7 @@ from tasks.storage_errors import (
     ChangedObjectError,
     ExistingObjectError,
     MissingObjectError,
+    UnknownConditionError,
     disk_told_in_one_line,
     told_in_one_line,
 )
@@ -106,12 +107,17 @@ class ObjectStore:
         """
         if self.exists(key):
             raise ExistingObjectError(f"{self.location.uri(key)}: exists; read it again")
-        with self._told(key):
-            self._put(key, data, IfNoneMatch="*")
+        try:
+            with self._told(key):
+                self._put(key, data, IfNoneMatch="*")
+        except UnknownConditionError:
+            with self._told(key):
+                self._put(key, data)
         self._require(hashlib.sha256(data).hexdigest(), self.sha256(key), key)
 
     def refuses_overwrite(self) -> bool:
-        """Whether the server knows ``If-None-Match``: tried, as some take it and overwrite."""
+        """Whether the server heeds ``If-None-Match``: tried, as some take it and overwrite, and
+        others take no such request."""
         key = f".cxr-probe-{uuid.uuid4().hex}"
         try:
             for _ in range(2):
@@ -119,6 +125,8 @@ class ObjectStore:
                     self._put(key, b"probe", IfNoneMatch="*")
         except ExistingObjectError:
             return True
+        except UnknownConditionError:
+            return False
         finally:
             self.delete(key)
         return False

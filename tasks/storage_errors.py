@@ -65,6 +65,10 @@ class ExistingObjectError(StorageError):
     """A key that holds an object already, where none was to be overwritten."""
 
 
+class UnknownConditionError(StorageError):
+    """A server that refuses a conditional write because it does not know the condition."""
+
+
 class ChangedObjectError(StorageError):
     """An object that holds other bytes than those written or expected."""
 
@@ -114,6 +118,8 @@ def _from_answer(error: ClientError, subject: str, credentials: str) -> StorageE
         return MissingObjectError(f"{subject}: no such object; check the name")
     if code in _EXISTS:
         return ExistingObjectError(f"{subject}: exists; read it again")
+    if code == "NotImplemented":
+        return UnknownConditionError(f"{subject}: NotImplemented; use a newer or another S3 server")
     if code in _BUSY or status in _BUSY_STATUS:
         return TransientStorageError(
             f"{subject}: the server answers {code}; try again later, or check CXR_S3_ENDPOINT_URL"

@@ -19,6 +19,7 @@ from flows.commands.shared import (
     err,
     open_store,
     out,
+    refuse_beside,
 )
 from flows.settings import Settings
 
@@ -150,15 +151,9 @@ def evaluate(
 
 
 def _refuse_beside_resume(context: typer.Context) -> None:
-    """A resumed run keeps its settings: whatever else was typed would be ignored."""
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        is_typed = source is not None and source.name == "COMMANDLINE"
-        if is_typed and parameter.name not in ("resume", "local"):
-            raise ConfigError(
-                f"--resume goes on with the settings the run began with; leave "
-                f"{parameter.opts[0]} out"
-            )
+    refuse_beside(
+        context, "--resume goes on with the settings the run began with", ("resume", "local")
+    )
 
 
 def _settings_of(run_id: str, settings: Settings) -> RunConfig:

@@ -19,6 +19,7 @@ from flows.commands.shared import (
     Setting,
     open_store,
     out,
+    refuse_beside,
 )
 from flows.settings import Settings, prefect_environment
 
@@ -32,6 +33,7 @@ Reason = Annotated[str, typer.Option(help="Why; kept in the model's log.")]
 
 
 def deploy(
+    context: typer.Context,
     data: Data = None,
     preset: Preset = "standard",
     config: ConfigFile = None,
@@ -50,12 +52,27 @@ def deploy(
         ),
     ] = "",
     pool: Annotated[str, typer.Option(help="Work pool; made where there is none.")] = "cxr-local",
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="As it was last said with this CXR_HOME; before that, with all schedules paused.",
+        ),
+    ] = False,
 ) -> None:
     """Apply deployments, schedules, triggers, limits and automations; twice gives the same."""
     from flows.configuration import load_config
     from tasks.sources import check_source
 
     settings = Settings.from_environment()
+    if again:
+        refuse_beside(context, "--again repeats what was deployed last", ("again",))
+        _use_api(settings)
+        from flows.deploy import apply, read_plan
+
+        for line in apply(read_plan(settings), settings):
+            out.print(line)
+        return
     run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
     run_config = check_source(run_config, settings.data_dir)
     schedules = dict(_pair("--schedule", text) for text in schedule or ())
@@ -83,10 +100,12 @@ def status(as_json: Json = False) -> None:
     for worker in found.workers:
         workers.add_row(worker.name, worker.pool, worker.state, worker.last_heard)
     runs = Table(
-        Column("run", overflow="fold"), "state", "since (UTC)", "took", title="Runs, newest first"
+        *(Column(name, overflow="fold") for name in ("run", "state", "where")),
+        *("since (UTC)", "took"),
+        title="Runs, those under way first",
     )
     for run in found.runs:
-        runs.add_row(run.name, run.state, run.since, run.took)
+        runs.add_row(run.name, run.state, run.where, run.since, run.took)
     limits = Table("limit", "taken", "of", title="Limits")
     for limit in found.limits:
         limits.add_row(limit.name, str(limit.taken), str(limit.slots))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from cxr_model.errors import ConfigError
 from flows.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ Local = Annotated[
     bool, typer.Option("--local", help="Run the flow in this process, without a worker.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or 'latest'.")]
+
+
+def refuse_beside(context: typer.Context, why: str, allowed: tuple[str, ...]) -> None:
+    """Raise ``ConfigError`` where an option was typed that is not ``allowed``: it is ignored."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        is_typed = source is not None and source.name == "COMMANDLINE"
+        if is_typed and parameter.name not in allowed:
+            raise ConfigError(f"{why}; leave {parameter.opts[0]} out")
 
 
 @contextmanager

@@ -87,6 +87,10 @@ def test_resume_takes_the_runs_own_settings_and_no_others(shell: Shell) -> None:
     assert "neither" in shell.refused("train", "--resume", "gone")
 
 
+def test_a_plan_said_again_is_the_one_that_is_kept(shell: Shell) -> None:
+    assert "leave --data out" in shell.refused("deploy", "--again", "--data", "phantom")
+
+
 def test_two_ports_that_are_one_are_refused(shell: Shell) -> None:
     told = shell.refused("runs", CXR_PREFECT_PORT="4444", CXR_S3_PORT="4444")
     assert "use two ports" in told

@@ -5,6 +5,7 @@ import pytest
 
 from cxr_model.presets import smoke
 from flows.run_id import new_run_id
+from tasks.kaggle_source import KaggleSource
 from tasks.manifest import check_run_id
 
 
@@ -13,6 +14,7 @@ from tasks.manifest import check_run_id
     [
         ("phantom:30", "phantom"),
         ("kaggle", "kaggle"),
+        (f"{KaggleSource()}/3", "kaggle"),
         ("kaggle:owner/slug/3", "slug"),
         ("/data/CXR 3/", "cxr-3"),
         ("/data/films.zip", "films"),

@@ -5,8 +5,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import httpx
 import psutil
@@ -16,7 +17,14 @@ from cxr_model.errors import StackError
 from flows.deploy import Plan, keep_plan
 from flows.embedded_store import free_port
 from flows.settings import Settings, prefect_environment
-from flows.stack import api_with_worker, run_stack, running_stack, stack_in_use, stop_stack
+from flows.stack import (
+    StackInfo,
+    api_with_worker,
+    run_stack,
+    running_stack,
+    stack_in_use,
+    stop_stack,
+)
 
 
 @pytest.fixture
@@ -140,6 +148,13 @@ def test_down_tells_when_nothing_runs(settings: Settings) -> None:
     assert stop_stack(settings) == f"no local stack of {settings.home} runs"
 
 
+def test_a_stack_is_known_after_the_clock_was_set_and_a_number_used_again_is_another() -> None:
+    own = psutil.Process()
+    for seconds_off, is_alive in ((0, True), (-2, True), (2, True), (-3600, False)):
+        info = StackInfo(pid=own.pid, started=own.create_time() + seconds_off, api_url="")
+        assert info.is_alive() is is_alive
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"pid": 1, "started": 0.5, "api_url": ""}'])
 def test_a_record_that_a_killed_stack_left_is_no_running_stack(
     settings: Settings, text: str
@@ -147,6 +162,34 @@ def test_a_record_that_a_killed_stack_left_is_no_running_stack(
     settings.home.mkdir()
     (settings.home / "stack.json").write_text(text)
     assert running_stack(settings) is None
+
+
+class Locked(BaseHTTPRequestHandler):
+    """A Prefect server that tells its health to all and the rest to those who have the password."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/api/health" else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_prefect_server_that_wants_a_password_is_told_with_the_variable(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), Locked) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            api_url = f"http://127.0.0.1:{server.server_port}/api"
+            settings = Settings(home=tmp_path, prefect_api_url=api_url)
+            told = r"refuses this user \(401\); set PREFECT_API_AUTH_STRING to USER:PASSWORD"
+            with pytest.raises(StackError, match=told), api_with_worker(settings, print):
+                pass
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_prefect_server_of_the_users_own_that_does_not_answer_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A server that answers late or with an error: the way to it is cut and mended in the client."""
 
+import time
 from collections.abc import Iterator
 from io import StringIO
 
@@ -7,6 +8,8 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Crashed, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 
@@ -35,6 +38,32 @@ def _cut(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, times: int)
         return send(request, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(client._client, "send", try_to_send)
+
+
+def test_of_a_run_that_nobody_starts_anew_the_crash_is_the_end(client: SyncPrefectClient) -> None:
+    run, told = client.create_flow_run(nothing, tags=["cxr"]), StringIO()
+    client.set_flow_run_state(run.id, Crashed(message="killed"), force=True)
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="the flow run ended as Crashed: killed"):
+        submit._follow(client, run, Console(file=told))
+    assert "anew" not in told.getvalue()
+    assert time.monotonic() - started < submit._RESTART_S / 2
+
+
+def test_the_pool_that_no_worker_listens_on_is_the_runs_own(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, told = client.create_flow_run(nothing, state=Scheduled()), StringIO()
+    run.work_pool_name = "cxr-kubernetes"
+    monkeypatch.setattr(submit, "_PATIENCE_S", -1.0)
+
+    def look_once(*_: object) -> State:
+        return State(type=StateType.CANCELLED if told.getvalue() else StateType.SCHEDULED)
+
+    monkeypatch.setattr(submit, "_look", look_once)
+    with pytest.raises(StackError, match="was cancelled"):
+        submit._follow(client, run, Console(file=told))
+    assert "is one listening on cxr-kubernetes?" in told.getvalue()
 
 
 def test_a_server_that_is_silent_for_a_while_is_waited_for(

@@ -172,6 +172,8 @@ def test_cxr_knows_the_commands_that_containers_run() -> None:
     commands = [each.get("command", []) for each in compose()["services"].values()]
     (deploy,) = (words for words in commands if words[:1] == ["cxr"])
     assert CliRunner().invoke(cxr, [*deploy[1:], "--help"]).exit_code == 0
+    # It runs at every 'up': what the operator has deployed since is not to be undone.
+    assert deploy == ["cxr", "deploy", "--again"]
 
 
 def test_a_container_starts_in_a_folder_that_holds_nothing() -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import kubernetes_validate
+import prefect_kubernetes.worker
 import pytest
 import yaml
 from infra_files import INFRA, base_job_template, compose, image_command, locked, manifests
@@ -83,6 +85,15 @@ def test_every_variable_of_the_job_template_is_used_and_explained() -> None:
     properties = template["variables"]["properties"]
     assert {each.name for each in placeholders} == set(properties)
     assert all(each["title"] and each["description"] for each in properties.values())
+
+
+def test_the_worker_heeds_every_field_of_the_job_template() -> None:
+    """Prefect's worker has had others, which it still takes and no longer looks at."""
+    worker = Path(prefect_kubernetes.worker.__file__).parent
+    code = "".join(path.read_text() for path in worker.glob("*.py"))
+    for name in base_job_template()["job_configuration"]:
+        if name not in ("name", "command", "env", "labels", "annotations", "job_manifest"):
+            assert f"configuration.{name}" in code or f"self.{name}" in code, name
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -76,6 +76,17 @@ def test_changed_added_lost_and_removed_films_are_brought_up_to_date(
     }
 
 
+def test_what_a_killed_download_left_and_the_bucket_no_longer_has_is_no_film(
+    films: ObjectStore, tmp_path: Path
+) -> None:
+    (tmp_path / "Normal").mkdir()
+    for name in ("gone.png", ".half.png.123.tmp"):  # before the ledger was written
+        (tmp_path / "Normal" / name).write_bytes(b"left")
+    download_prefix(films.location, tmp_path, CONFIG)
+    assert films_in(tmp_path) == FILMS
+    assert len(list((tmp_path / "Normal").iterdir())) == len(FILMS)
+
+
 def test_a_mirror_that_was_uploaded_with_its_ledger_is_mirrored_without_it(
     films: ObjectStore, tmp_path: Path
 ) -> None:

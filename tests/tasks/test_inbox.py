@@ -77,6 +77,19 @@ def test_a_batch_that_was_broken_off_is_scored_again(
     assert [record.batch for record in read_ledger(store, "inbox")] == ["second"]
 
 
+def test_a_second_attempt_says_what_the_first_one_did(
+    store: ObjectStore, tiny_model: RunFolder
+) -> None:
+    """The store may cut the line when all is written: the task is tried again then."""
+    store.write_bytes("inbox/a.png", film(10))
+    found = find_new_films.fn(store.location, "inbox")
+    first, second = (
+        score_batch.fn(store.location, "inbox", "only", found, tiny_model.root) for _ in range(2)
+    )
+    assert (first.num_scored, first.num_copies) == (second.num_scored, second.num_copies) == (1, 0)
+    assert read_ledger(store, "inbox") == [second]
+
+
 def test_unreadable_and_vanished_films_stop_no_batch(
     store: ObjectStore, tiny_model: RunFolder
 ) -> None:

@@ -217,6 +217,13 @@ def test_a_rate_limit_is_waited_for_as_long_as_asked(
     assert waits == [1, 17]
 
 
+def test_a_look_for_a_new_version_waits_likewise(stub: KaggleStub, waits: list[float]) -> None:
+    """It is a training's first step: one busy moment of Kaggle's would be its end."""
+    stub.failures = [(429, {"Retry-After": "17"}), (503, {})]
+    assert newest_version(SOURCE) == CURRENT_VERSION
+    assert waits[0] == 17
+
+
 def test_a_rate_limit_of_an_hour_is_told_instead_of_waited_for(
     tmp_path: Path, stub: KaggleStub, waits: list[float]
 ) -> None:

@@ -105,6 +105,18 @@ def test_decisions_are_appended_and_the_newest_names_the_champion(
     assert b'"run_id": "second"' in either_store.read_bytes("models/cxr3/champion.json")
 
 
+def test_a_champion_whose_promoter_was_killed_is_told_to_readers_by_the_next_attempt(
+    either_store: ObjectStore, publish: Any
+) -> None:
+    key = "models/cxr3/champion.json"
+    promote(either_store, register_version(either_store, "cxr3", publish("first")))
+    stale = either_store.read_bytes(key)
+    promote(either_store, register_version(either_store, "cxr3", publish("second")))
+    either_store.write_bytes(key, stale)  # killed between the decision and the copy of it
+    assert decide(either_store, "cxr3", lambda _: None) is None
+    assert b'"run_id": "second"' in either_store.read_bytes(key)
+
+
 def test_several_models_want_to_be_named(either_store: ObjectStore, publish: Any) -> None:
     for model in ("cxr3", "pets"):
         register_version(either_store, model, publish(f"of-{model}"))
@@ -156,28 +168,34 @@ def test_promotions_at_once_lose_none(
         assert f'"run_id": "{log[-1].run_id}"' in last
 
 
+def add(log: list[Champion], run_id: str, action: str = "promote") -> None:
+    version = Version(model="cxr3", run_id=run_id, digest="", metrics={}, registered="", files={})
+    current = log[-1] if log else None
+    log.append(promotion(current, version, who="", why="", action=action))
+
+
 def test_a_rollback_goes_to_the_one_before_and_a_second_further_back() -> None:
     log: list[Champion] = []
-
-    def add(run_id: str, action: str = "promote") -> None:
-        version = Version(
-            model="cxr3", run_id=run_id, digest="", metrics={}, registered="", files={}
-        )
-        current = log[-1] if log else None
-        log.append(promotion(current, version, who="", why="", action=action))
-
     with pytest.raises(StorageError, match="no champion before this one"):
         rollback_target(log)
     for name in ("a", "b", "c"):
-        add(name)
+        add(log, name)
     assert rollback_target(log) == "b"
-    add("b", "rollback")
+    add(log, "b", "rollback")
     assert rollback_target(log) == "a"
-    add("a", "rollback")
+    add(log, "a", "rollback")
     with pytest.raises(StorageError, match="no champion before this one"):
         rollback_target(log)
-    add("d")
+    add(log, "d")
     assert rollback_target(log) == "a"
+
+
+def test_one_that_was_champion_twice_has_two_before_it() -> None:
+    log: list[Champion] = []
+    for name in ("a", "b", "a", "c"):
+        add(log, name)
+    add(log, rollback_target(log), "rollback")
+    assert (log[-1].run_id, rollback_target(log)) == ("a", "b")
 
 
 @pytest.mark.parametrize("name", ["", "Two Words", "../up", "a" * 41])

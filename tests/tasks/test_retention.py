@@ -40,6 +40,11 @@ def test_what_is_beyond_count_age_or_size_goes_the_oldest_first() -> None:
     assert removed(items, max_gb=0.9) == ["9 days", "30 days"]
 
 
+def test_what_is_older_than_what_went_goes_too_however_small_it_is() -> None:
+    items = [item("new", 2, megabytes=100), item("large", 3, megabytes=150), item("old", 4)]
+    assert removed(items, max_gb=0.2) == ["large", "old"]
+
+
 def test_what_is_protected_or_of_today_stays_and_counts() -> None:
     items = [item("today", 0.5), item("champion", 40, is_protected=True), item("other", 41)]
     assert removed(items, max_count=1) == ["other"]
@@ -76,6 +81,21 @@ def test_a_dry_run_lists_and_changes_nothing_and_a_registered_run_always_stays(
     assert [run.run_id for run in list_runs(store)] == ["newest", "registered"]
     assert store.list_objects("checkpoints/") == []
     assert b"runs/old/" not in store.read_bytes("index.html")
+
+
+def test_what_a_broken_off_publication_or_removal_left_goes_too(
+    store: ObjectStore, tmp_path: Path, headline: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id in ("half", "whole"):
+        publish(store, tmp_path, run_id, headline)
+    store.delete("runs/half/MANIFEST.json")
+    store.write_bytes("runs/my notes/a.txt", b"nothing of ours")
+    later = time.time() + 200 * DAY
+    monkeypatch.setattr(time, "time", lambda: later)
+    found = sweep_bucket.fn(store.location, Retention(), dry_run=False)
+    assert {each.name for each in found} == {"half", "whole"}
+    assert [stored.key for stored in store.list_objects("runs/")] == ["runs/my notes/a.txt"]
+    assert b"whole" not in store.read_bytes("index.html")
 
 
 def old_folder(path: Path) -> None:

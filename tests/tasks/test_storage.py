@@ -440,6 +440,26 @@ def test_a_plain_key_keeps_its_path(tmp_path: Path) -> None:
     assert local_path(tmp_path, "data/a..b/ü x.csv") == tmp_path / "data" / "a..b" / "ü x.csv"
 
 
+def test_a_server_that_takes_no_conditional_write_is_one_that_overwrites(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ObjectStore._put
+
+    def put_without_conditions(
+        self: ObjectStore, key: str, body: object, **conditions: str
+    ) -> None:
+        if conditions:
+            raise ClientError({"Error": {"Code": "NotImplemented"}}, "PutObject")
+        put(self, key, body)
+
+    monkeypatch.setattr(ObjectStore, "_put", put_without_conditions)
+    assert not store.refuses_overwrite()
+    store.create("one.json", b"first")
+    with pytest.raises(ExistingObjectError):
+        store.create("one.json", b"second")
+    assert [stored.key for stored in store.list_objects()] == ["one.json"]
+
+
 def test_an_object_is_created_once(either_store: ObjectStore) -> None:
     either_store.create("one.json", b"first")
     with pytest.raises(ExistingObjectError, match=r"one.json: exists; read it again"):

@@ -1,7 +1,10 @@
 """Concurrency limits of the Prefect server."""
 
+from contextlib import suppress
+
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.exceptions import ObjectNotFound
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 
 def make_limit(client: SyncPrefectClient, name: str) -> None:
@@ -9,4 +12,5 @@ def make_limit(client: SyncPrefectClient, name: str) -> None:
     try:
         client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
-        client.upsert_global_concurrency_limit_by_name(name, 1)
+        with suppress(ObjectAlreadyExists):  # another run was first
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))

@@ -1,0 +1,106 @@
+"""What is deployed, as Prefect's own code reads it; the server is in `test_operation`."""
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from prefect.context import TagsContext
+from prefect.server.events.schemas.automations import Automation, EventTrigger
+from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.utilities.callables import parameter_schema
+
+import flows.jobs
+from cxr_model.config import RunConfig
+from cxr_model.data_config import DataConfig
+from cxr_model.errors import ConfigError
+from flows.deploy import Plan, _file, definition, read_plan
+from flows.settings import Settings
+
+
+def deployments(plan: Plan) -> dict[str, Any]:
+    return {each["name"]: each for each in definition(plan)["deployments"]}
+
+
+def automation(name: str) -> EventTrigger:
+    (found,) = (
+        each
+        for each in yaml.safe_load(_file("automations.yaml").read_text())
+        if each["name"] == name
+    )
+    trigger = Automation.model_validate(found).trigger
+    assert isinstance(trigger, EventTrigger)
+    return trigger
+
+
+@pytest.mark.parametrize("cron", ["99 3 * * *", "daily, at three"])
+def test_a_schedule_that_cannot_be_read_is_refused_before_anything_is_deployed(cron: str) -> None:
+    told = f"--schedule train='{re.escape(cron)}': is no cron expression; write minute"
+    with pytest.raises(ConfigError, match=told):
+        deployments(Plan(schedules={"train": cron}))
+    assert deployments(Plan(schedules={"train": "0 4 * * 1"}))["train"]["schedules"] == [
+        {"cron": "0 4 * * 1", "timezone": "UTC", "slug": "weekly", "active": True}
+    ]
+
+
+def test_films_that_arrive_are_scored_by_the_model_of_the_deployed_data() -> None:
+    """Not by whatever was registered first: a film is scored once, also if by phantoms' network."""
+    config = replace(RunConfig(), data=DataConfig(source="s3://radiology/chest"))
+    assert deployments(Plan(config=config))["predict"]["parameters"] == {"model": "chest"}
+    assert "parameters" not in deployments(Plan(schedules_active=False))["predict"]
+
+
+@pytest.mark.parametrize("kept", ["", "{}", '{"config": {"training": {"speed": 1}}}'])
+def test_a_plan_that_cannot_be_applied_is_named_with_the_way_out(tmp_path: Path, kept: str) -> None:
+    """The stack does not come up with it, and without the stack there is no 'cxr deploy'."""
+    (tmp_path / "deploy.json").write_text(kept)
+    with pytest.raises(ConfigError, match=r"deploy\.json: cannot be applied .*; delete it, start"):
+        read_plan(Settings(home=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "entrypoint", [each["entrypoint"] for each in definition(Plan())["deployments"]]
+)
+def test_every_field_of_a_deployments_form_is_explained(entrypoint: str) -> None:
+    module, _, name = entrypoint.rpartition(".")
+    schema = parameter_schema(getattr(import_module(module), name))
+    assert [name for name, field in schema.properties.items() if not field.get("description")] == []
+
+
+def heartbeat(*tags: str) -> ReceivedEvent:
+    return ReceivedEvent(
+        id=uuid4(),
+        event="prefect.flow-run.heartbeat",
+        occurred=datetime.now(UTC),
+        resource={"prefect.resource.id": f"prefect.flow-run.{uuid4()}"},
+        related=[
+            {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+            for tag in tags
+        ],
+    )
+
+
+def test_silence_of_runs_that_are_not_ours_is_nobodys_crash_here() -> None:
+    """Other users of a server keep Prefect's default, which is twice as long as we wait."""
+    trigger = automation("cxr: a silent run has crashed")
+    assert trigger.covers(heartbeat("cxr", "cxr-restart"))
+    assert not trigger.covers(heartbeat("nightly-reports"))
+    assert not trigger.covers(heartbeat())
+
+
+def test_a_run_of_this_process_is_marked_as_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    flow = SimpleNamespace(train=lambda: seen.append(TagsContext.get().current_tags))
+    monkeypatch.setattr(flows.jobs, "import_module", lambda _: flow)
+    monkeypatch.setattr(flows.jobs, "prefect_environment", lambda _: {})
+    job = flows.jobs.Job(name="train", run_id="r", parameters={})
+    flows.jobs.run_here(job, Settings(home=tmp_path, bucket="any"), lambda _: None)
+    assert seen == [{"cxr"}]

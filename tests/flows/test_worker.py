@@ -1,0 +1,30 @@
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, State, StateType
+
+from flows.worker import end_lost_runs
+
+
+class Server:
+    """The little of Prefect's client that is asked here."""
+
+    def __init__(self, *states: StateType) -> None:
+        self.runs = [FlowRun(flow_id=uuid4(), state_type=state) for state in states]
+        self.set: list[StateType] = []
+
+    def read_flow_runs(self, **_: Any) -> list[FlowRun]:
+        return self.runs
+
+    def set_flow_run_state(self, _: Any, state: State, *, force: bool) -> None:
+        assert force
+        self.set.append(state.type)
+
+
+@pytest.mark.parametrize(("go_on", "lost"), [(True, "CRASHED"), (False, "FAILED")])
+def test_a_lost_run_that_was_being_cancelled_is_not_started_anew(go_on: bool, lost: str) -> None:
+    server = Server(StateType.RUNNING, StateType.CANCELLING, StateType.PENDING)
+    end_lost_runs(cast(SyncPrefectClient, server), go_on=go_on)
+    assert [state.value for state in server.set] == [lost, "CANCELLED", lost]
