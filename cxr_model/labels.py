@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from cxr_model.data_config import LabelConfig
+from cxr_model.data_config import LabelConfig, default_patterns
 from cxr_model.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -63,8 +63,14 @@ def find_films(root: Path, config: LabelConfig) -> tuple[list[Film], list[str]]:
 
 
 def order_classes(labels: Iterable[str], config: LabelConfig) -> list[str]:
-    """Classes in the order of output units: as the patterns stand, else sorted by name."""
-    return list(config.patterns) if config.mode == "patterns" else sorted(set(labels))
+    """Classes in the order of output units: the default ones first, as they stand, then by name.
+
+    The order of ``config.patterns`` says nothing: it travels as the parameter of a flow run, and
+    a database may keep that as JSON of its own order (PostgreSQL: by length of the names).
+    """
+    names = set(config.patterns if config.mode == "patterns" else labels)
+    return [*(name for name in default_patterns() if name in names),
+            *sorted(names.difference(default_patterns()))]  # fmt: skip
 
 
 def image_paths(root: Path, ignore: Sequence[str]) -> Iterator[str]:

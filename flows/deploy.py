@@ -204,7 +204,6 @@ def _deploy(defined: dict[str, Any], pool: str) -> None:
     os.environ["CXR_WORK_POOL"] = pool
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
-        # Classes are numbered in the order of their patterns.
         path.write_text(yaml.safe_dump(defined, sort_keys=False))
         told = io.StringIO()
         try:

@@ -6,7 +6,7 @@ import pytest
 
 from cxr_model.data_config import LabelConfig
 from cxr_model.errors import DataError
-from cxr_model.labels import Film, find_films
+from cxr_model.labels import Film, find_films, order_classes
 
 WriteFilm = Callable[[str, int], Path]
 TWO_CLASSES = LabelConfig(patterns={"ill": ["ill*"], "well": ["well*", "fit"]})
@@ -32,12 +32,17 @@ def test_folder_names_give_class_and_subclass(films: Path, write_film: WriteFilm
     assert found[-1] == Film("more/pneumonia-bacterial/a/b.TIF", "pneumonia", "pneumonia-bacterial")
 
 
-def test_classes_stand_in_the_order_of_the_patterns(write_film: WriteFilm, tmp_path: Path) -> None:
-    write_film("fit/a.png", 1)
-    write_film("ILL/a.png", 2)
-    swapped = LabelConfig(patterns=dict(reversed(TWO_CLASSES.patterns.items())))
-    assert find_films(tmp_path / "films", TWO_CLASSES)[1] == ["ill", "well"]
-    assert find_films(tmp_path / "films", swapped)[1] == ["well", "ill"]
+def test_the_order_of_classes_outlives_a_database_that_sorts_their_names() -> None:
+    patterns = {name: [f"{name}*"] for name in ("tb", "normal", "pneumonia", "covid", "asthma")}
+    stored = dict(sorted(patterns.items(), key=lambda item: (len(item[0]), item[0])))
+    for each in (patterns, stored):
+        classes = order_classes([], LabelConfig(patterns=each))
+        assert classes == ["normal", "pneumonia", "covid", "asthma", "tb"]
+
+
+def test_classes_of_folders_stand_in_the_same_order() -> None:
+    folders = LabelConfig(mode="folders")
+    assert order_classes(["tb", "covid", "tb", "normal"], folders) == ["normal", "covid", "tb"]
 
 
 def test_the_deepest_matching_folder_decides(write_film: WriteFilm, tmp_path: Path) -> None:
