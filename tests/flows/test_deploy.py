@@ -73,12 +73,15 @@ def test_every_field_of_a_deployments_form_is_explained(entrypoint: str) -> None
     assert [name for name, field in schema.properties.items() if not field.get("description")] == []
 
 
-def heartbeat(*tags: str) -> ReceivedEvent:
+def event_of_run(name: str, *tags: str, run_count: int = 1) -> ReceivedEvent:
     return ReceivedEvent(
         id=uuid4(),
-        event="prefect.flow-run.heartbeat",
+        event=f"prefect.flow-run.{name}",
         occurred=datetime.now(UTC),
-        resource={"prefect.resource.id": f"prefect.flow-run.{uuid4()}"},
+        resource={
+            "prefect.resource.id": f"prefect.flow-run.{uuid4()}",
+            "prefect.run-count": str(run_count),
+        },
         related=[
             {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
             for tag in tags
@@ -89,9 +92,16 @@ def heartbeat(*tags: str) -> ReceivedEvent:
 def test_silence_of_runs_that_are_not_ours_is_nobodys_crash_here() -> None:
     """Other users of a server keep Prefect's default, which is twice as long as we wait."""
     trigger = automation("cxr: a silent run has crashed")
-    assert trigger.covers(heartbeat("cxr", "cxr-restart"))
-    assert not trigger.covers(heartbeat("nightly-reports"))
-    assert not trigger.covers(heartbeat())
+    assert trigger.covers(event_of_run("heartbeat", "cxr", "cxr-restart"))
+    assert not trigger.covers(event_of_run("heartbeat", "nightly-reports"))
+    assert not trigger.covers(event_of_run("heartbeat"))
+
+
+def test_a_run_that_crashed_before_it_began_is_not_started_for_ever() -> None:
+    trigger = automation("cxr: a crashed run starts anew")
+    crashes = [event_of_run("Crashed", "cxr-restart", run_count=n) for n in range(3)]
+    assert [trigger.covers(crash) for crash in crashes] == [False, True, True]
+    assert not trigger.covers(event_of_run("Crashed", "cxr"))
 
 
 def test_a_run_of_this_process_is_marked_as_ours(
