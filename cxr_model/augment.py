@@ -9,6 +9,9 @@ from torch import Tensor
 
 from cxr_model.config import AugmentConfig
 
+_SMOOTHING = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+"""Binomial weights, across and down: as a Gaussian with a standard deviation of one pixel."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
@@ -16,14 +19,21 @@ class Changes:
 
     affine_N23: Tensor | None
     exponent_N: Tensor | None
-    noise_std_N: Tensor | None
+    smoothing_N: Tensor | None
+    noise_NCHW: Tensor | None
 
     def __getitem__(self, rows: slice) -> "Changes":
         return Changes(**{k: v if v is None else v[rows] for k, v in vars(self).items()})
 
 
-def draw_changes(num: int, config: AugmentConfig, generator: torch.Generator) -> Changes:
-    """Changes for ``num`` films, each by its own draw, on the generator's device."""
+def draw_changes(
+    shape: tuple[int, ...], config: AugmentConfig, generator: torch.Generator
+) -> Changes:
+    """Changes for films of ``shape`` (N, C, H, W), each by its own draw, on its own device.
+
+    The grain of every second film is left as it is: see `AugmentConfig.noise`.
+    """
+    num = shape[0]
 
     def uniform(largest: float) -> Tensor:
         drawn = torch.rand(num, device=generator.device, generator=generator)
@@ -39,25 +49,41 @@ def draw_changes(num: int, config: AugmentConfig, generator: torch.Generator) ->
         cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
         affine = [cos * mirror, -sin, across, sin * mirror, cos, down]
         affine_N23 = torch.stack(affine, dim=1).view(num, 2, 3)
+    exponent_N = torch.exp(uniform(config.gamma)) if config.gamma else None
+    chosen_N = (uniform(1) > 0).float()
+    noise_NCHW = None
+    if config.noise:
+        std_N = chosen_N * uniform(config.noise).abs()
+        noise_NCHW = torch.randn(shape, device=generator.device, generator=generator)
+        noise_NCHW = std_N.view(-1, 1, 1, 1) * noise_NCHW
     return Changes(
         affine_N23=affine_N23,
-        exponent_N=torch.exp(uniform(config.gamma)) if config.gamma else None,
-        noise_std_N=uniform(config.noise).abs() if config.noise else None,
+        exponent_N=exponent_N,
+        smoothing_N=chosen_N * uniform(config.smoothing).abs() if config.smoothing else None,
+        noise_NCHW=noise_NCHW,
     )
 
 
-def augment_batch(x_NCHW: Tensor, changes: Changes, generator: torch.Generator) -> Tensor:
-    """Rotate, scale, shift, re-expose and add noise, each film by its own draw.
+def augment_batch(x_NCHW: Tensor, changes: Changes) -> Tensor:
+    """Rotate, scale, shift, re-expose, smooth and add noise, each film by its own draw.
 
-    Takes and returns float films in [0, 1] (noise may leave that range by a little);
-    ``generator`` draws the noise and lives on the films' device.
+    Takes and returns float films in [0, 1] (noise may leave that range by a little).
     """
     if changes.affine_N23 is not None:
         grid_NHW2 = F.affine_grid(changes.affine_N23, list(x_NCHW.shape), align_corners=False)
         x_NCHW = F.grid_sample(x_NCHW, grid_NHW2, padding_mode="border", align_corners=False)
     if changes.exponent_N is not None:
         x_NCHW = x_NCHW.clamp_min(1e-4).pow(changes.exponent_N.view(-1, 1, 1, 1))
-    if changes.noise_std_N is not None:
-        noise_NCHW = torch.randn(x_NCHW.shape, device=x_NCHW.device, generator=generator)
-        x_NCHW = x_NCHW + changes.noise_std_N.view(-1, 1, 1, 1) * noise_NCHW
+    if changes.smoothing_N is not None:
+        share_N111 = changes.smoothing_N.view(-1, 1, 1, 1)
+        x_NCHW = torch.lerp(x_NCHW, _smooth(x_NCHW), share_N111)
+    if changes.noise_NCHW is not None:
+        x_NCHW = x_NCHW + changes.noise_NCHW
     return x_NCHW
+
+
+def _smooth(x_NCHW: Tensor) -> Tensor:
+    weights_5 = x_NCHW.new_tensor(_SMOOTHING)
+    kernel_C155 = torch.outer(weights_5, weights_5).expand(x_NCHW.shape[1], 1, 5, 5)
+    padded_NCHW = F.pad(x_NCHW, (2, 2, 2, 2), mode="replicate")
+    return F.conv2d(padded_NCHW, kernel_C155, groups=x_NCHW.shape[1])

@@ -85,12 +85,11 @@ class Batches:
     def load(self, rows_B: Tensor, epoch: int, step: int) -> Batch:
         """The films at these places of the training set, as step number ``step`` sees them."""
         mine = self.processes.share
-        seed = self.config.seed
-        self._draws.manual_seed(seed_of(f"{seed} changes {step}"))
-        changes = draw_changes(len(rows_B), self.augment, self._draws)[mine]
-        self._draws.manual_seed(seed_of(f"{seed} noise {self.processes.rank} {step}"))
         x_NCHW = resize_films(self.films.gather(rows_B[mine]).float() / 255, self.size_px(epoch))
-        x_NCHW = self.normalisation(augment_batch(x_NCHW, changes, self._draws))
+        self._draws.manual_seed(seed_of(f"{self.config.seed} changes {step}"))
+        shape = (len(rows_B), *x_NCHW.shape[1:])
+        changes = draw_changes(shape, self.augment, self._draws)[mine]
+        x_NCHW = self.normalisation(augment_batch(x_NCHW, changes))
         targets_B = self.films.targets_N[rows_B.to(self.films.device)]
         return Batch(
             x_NCHW=x_NCHW,

@@ -45,7 +45,7 @@ def seed() -> RunConfig:
         preset="seed",
         data=DataConfig(size_px=224),
         network=NetworkConfig(name="seed-resnet"),
-        augment=AugmentConfig(rotation_deg=0, scale=0, shift=0, gamma=0, noise=0, flip=False),
+        augment=AugmentConfig(rotation_deg=0, scale=0, shift=0, gamma=0, flip=False),
         training=TrainingConfig(
             epochs=20,
             batch_size=32,
