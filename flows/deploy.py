@@ -88,15 +88,8 @@ def keep_plan(settings: Settings, plan: Plan) -> None:
 
 def apply_if_changed(plan: Plan, settings: Settings) -> None:
     """Likewise, but not where this plan was applied last, by this very code: that takes seconds."""
-    digest = hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode())
-    for package in ("flows", "tasks", "cxr_model", "deployments"):
-        for path in sorted(_folder(package).rglob("*")):
-            if path.suffix in (".py", ".yaml"):
-                digest.update(path.read_bytes())
-    applied = digest.hexdigest()
-    if Variable.get(_APPLIED, default="") != applied:
+    if Variable.get(_APPLIED, default="") != _digest(plan):
         apply(plan, settings)
-        Variable.set(_APPLIED, applied, overwrite=True)
 
 
 def apply(plan: Plan, settings: Settings) -> list[str]:
@@ -119,12 +112,23 @@ def apply(plan: Plan, settings: Settings) -> list[str]:
             for old in client.read_automations_by_name(NOTIFICATION):
                 client.delete_automation(old.id)
         _require_deployed(client, [each["name"] for each in defined["deployments"]])
+        Variable.set(_APPLIED, _digest(plan), overwrite=True)
     return [
         *(f"{each['name']}/{each['name']}: {_when(each)}" for each in defined["deployments"]),
         f"work pool {plan.pool}: queue {PREDICTIONS_QUEUE} before {TRAINING_QUEUE}",
         f"limits of one: {REGISTRY_LIMIT}, {settings.device_slot}",
         *(f"automation {automation.name!r}" for automation in automations),
     ]
+
+
+def _digest(plan: Plan) -> str:
+    """Of the plan and of all code that says what it means."""
+    digest = hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode())
+    for package in ("flows", "tasks", "cxr_model", "deployments"):
+        for path in sorted(_folder(package).rglob("*")):
+            if path.suffix in (".py", ".yaml"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def load_flows() -> None:

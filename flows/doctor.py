@@ -6,7 +6,6 @@ The bucket is tried with an object that is removed again; nothing else is change
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import psutil
@@ -16,7 +15,7 @@ from cxr_model.environment import git_revision, package_versions
 from cxr_model.errors import CxrError, StackError
 from flows.embedded_store import require_free_port, store_for
 from flows.settings import Settings
-from flows.stack import require_healthy, running_stack
+from flows.stack import require_healthy, require_up, running_stack
 from tasks.kaggle_source import has_credentials
 from tasks.storage import ObjectStore
 
@@ -71,28 +70,31 @@ def _enough(name: str, found_gb: float, least_gb: float, what: str, remedy: str)
 
 
 def _prefect(settings: Settings) -> Finding:
-    url = settings.prefect_api_url
-    if url is None:
-        stack = running_stack(settings)
-        if stack is None:
-            try:
-                require_free_port(settings.prefect_port, "CXR_PREFECT_PORT")
-            except StackError as error:
-                found, _, remedy = str(error).rpartition("; ")
-                return Finding("prefect", "failed", found, remedy)
-            return Finding(
-                "prefect",
-                "absent",
-                "no server runs; 'cxr train' starts one for its own duration",
-                "'cxr up' keeps one running",
-            )
-        url = stack.api_url
-    return _attempt("prefect", partial(_ask, url))
+    url, stack = settings.prefect_api_url, running_stack(settings)
+
+    def look() -> str:
+        if url is not None:
+            require_healthy(url)
+            return f"{url} answers"
+        assert stack is not None
+        require_up(stack)
+        return f"{stack.api_url} answers"
+
+    return _no_prefect(settings) if url is None and stack is None else _attempt("prefect", look)
 
 
-def _ask(api_url: str) -> str:
-    require_healthy(api_url)
-    return f"{api_url} answers"
+def _no_prefect(settings: Settings) -> Finding:
+    try:
+        require_free_port(settings.prefect_port, "CXR_PREFECT_PORT")
+    except StackError as error:
+        found, _, remedy = str(error).rpartition("; ")
+        return Finding("prefect", "failed", found, remedy)
+    return Finding(
+        "prefect",
+        "absent",
+        "no server runs; 'cxr train' starts one for its own duration",
+        "'cxr up' keeps one running",
+    )
 
 
 def _bucket(settings: Settings) -> Finding:

@@ -8,7 +8,7 @@ from tasks.promotion import promote_by_hand
 from tasks.registry import Champion
 
 
-@flow(name="promote")
+@flow(name="promote", flow_run_name="promote-{model}-{run_id}")
 def promote(model: str, run_id: str, who: str, why: str) -> Champion:
     """Make a published run the champion of ``model``, whatever gates and tests say."""
     set_up_logging()

@@ -8,7 +8,7 @@ from tasks.promotion import roll_back
 from tasks.registry import Champion
 
 
-@flow(name="rollback")
+@flow(name="rollback", flow_run_name="rollback-{model}")
 def rollback(model: str, who: str, why: str) -> Champion:
     """Make the champion before this one of ``model`` the champion again."""
     set_up_logging()

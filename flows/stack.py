@@ -193,15 +193,30 @@ def _wait_for_other_users(users: BinaryIO, say: Callable[[str], None]) -> None:
 
 def require_healthy(api_url: str) -> None:
     """Raise ``StackError`` unless the user's own Prefect server answers, and answers this user."""
-    try:
-        httpx.get(f"{api_url}/health", timeout=10).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
+    if reason := _silence(api_url):
         raise StackError(
             f"PREFECT_API_URL={api_url}: no Prefect server answers ({reason}); "
             "start it, or unset the variable to use the local stack"
-        ) from error
+        )
     _require_access(api_url)
+
+
+def require_up(info: StackInfo) -> None:
+    """Raise ``StackError`` unless the server of the running stack answers."""
+    if reason := _silence(info.api_url):
+        raise StackError(
+            f"{info.api_url}: the local stack's server does not answer ({reason}); it takes up to "
+            "a minute to start, so try again, or see what 'make up' prints"
+        )
+
+
+def _silence(api_url: str) -> str:
+    """Why a server is not healthy; empty where it is."""
+    try:
+        httpx.get(f"{api_url}/health", timeout=10).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error) or type(error).__name__
+    return ""
 
 
 def _require_access(api_url: str) -> None:

@@ -9,11 +9,16 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import State
 from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
     LogFilter,
     LogFilterFlowRunId,
     LogFilterTimestamp,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, Log
+from prefect.client.schemas.objects import FlowRun, Log, StateType
 from prefect.client.schemas.sorting import LogSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -102,13 +107,23 @@ def _follow(client: SyncPrefectClient, flow_run: FlowRun, console: Console) -> N
         elif state.is_running():
             crashed_at = None
         elif state.is_scheduled() and not warned and now - started > _PATIENCE_S:
-            pool = flow_run.work_pool_name
-            console.print(f"no worker has taken the run yet; is one listening on {pool}?")
+            console.print(_why_it_waits(client, flow_run.work_pool_name or ""))
             warned = True
         time.sleep(min(_LEAST_POLL_S + (now - task_began) / 20, _MOST_POLL_S))
     log.print_last()
     if not state.is_completed():
         raise _failure(state.name or state.type.value, state.message or "")
+
+
+def _why_it_waits(client: SyncPrefectClient, pool: str) -> str:
+    under_way = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    found = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=under_way)),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+    )
+    if found:
+        return f"waiting for a turn on {pool}: at work on {', '.join(run.name for run in found)}"
+    return f"no worker has taken the run yet; is one listening on {pool}?"
 
 
 def _look(client: SyncPrefectClient, flow_run_id: UUID, log: "_RunLog") -> State:

@@ -214,7 +214,7 @@ def _who() -> str:
 
 def _use_api(settings: Settings) -> str:
     """Point Prefect, before it is imported, to the user's server or the running local stack."""
-    from flows.stack import require_healthy, running_stack
+    from flows.stack import require_healthy, require_up, running_stack
 
     os.environ.update(prefect_environment(settings))
     if settings.prefect_api_url:
@@ -226,5 +226,6 @@ def _use_api(settings: Settings) -> str:
             "no Prefect server runs; start the local stack with 'make up' or 'cxr up', or set "
             "PREFECT_API_URL to one of your own"
         )
+    require_up(stack)
     os.environ["PREFECT_API_URL"] = stack.api_url
     return stack.api_url

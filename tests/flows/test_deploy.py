@@ -45,7 +45,7 @@ def test_a_schedule_that_cannot_be_read_is_refused_before_anything_is_deployed(c
     with pytest.raises(ConfigError, match=told):
         deployments(Plan(schedules={"train": cron}))
     assert deployments(Plan(schedules={"train": "0 4 * * 1"}))["train"]["schedules"] == [
-        {"cron": "0 4 * * 1", "timezone": "UTC", "slug": "weekly", "active": True}
+        {"cron": "0 4 * * 1", "timezone": "UTC", "slug": "regular", "active": True}
     ]
 
 

@@ -20,6 +20,7 @@ from flows.settings import Settings, prefect_environment
 from flows.stack import (
     StackInfo,
     api_with_worker,
+    require_up,
     run_stack,
     running_stack,
     stack_in_use,
@@ -198,3 +199,8 @@ def test_a_prefect_server_of_the_users_own_that_does_not_answer_is_named(tmp_pat
     told = f"PREFECT_API_URL={api_url}: no Prefect server answers .*unset the variable"
     with pytest.raises(StackError, match=told), api_with_worker(settings, print):
         pass
+
+
+def test_a_stack_whose_server_is_still_starting_is_told_so(settings: Settings) -> None:
+    with pytest.raises(StackError, match=r"does not answer .*; it takes up to a minute"):
+        require_up(StackInfo.of(os.getpid(), settings))

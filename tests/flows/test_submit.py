@@ -8,8 +8,9 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Crashed, Scheduled
+from prefect.states import Crashed, Running, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 
@@ -64,6 +65,21 @@ def test_the_pool_that_no_worker_listens_on_is_the_runs_own(
     with pytest.raises(StackError, match="was cancelled"):
         submit._follow(client, run, Console(file=told))
     assert "is one listening on cxr-kubernetes?" in told.getvalue()
+
+
+def test_a_run_that_waits_behind_others_is_told_of_them(client: SyncPrefectClient) -> None:
+    client.create_work_pool(WorkPoolCreate(name="busy", type="process"))
+    deployment = client.create_deployment(
+        client.create_flow(nothing), "nothing", work_pool_name="busy"
+    )
+    before = client.create_flow_run_from_deployment(deployment, name="train-before")
+    assert submit._why_it_waits(client, "busy") == (
+        "no worker has taken the run yet; is one listening on busy?"
+    )
+    client.set_flow_run_state(before.id, Running(), force=True)
+    assert submit._why_it_waits(client, "busy") == (
+        "waiting for a turn on busy: at work on train-before"
+    )
 
 
 def test_a_server_that_is_silent_for_a_while_is_waited_for(
