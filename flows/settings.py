@@ -37,7 +37,7 @@ class Settings:
     """``PREFECT_API_URL``: a Prefect server of the user's own."""
     task_runner: str = "processes"
     """``CXR_TASK_RUNNER``: who trains a cross-validation's folds: ``processes[:N]``,
-    ``threads[:N]``, ``dask[:ADDRESS]`` or ``ray[:ADDRESS]``."""
+    ``threads``, ``dask[:ADDRESS]`` or ``ray[:ADDRESS]``."""
     device_slot: str = field(default_factory=_device_of_this_machine)
     """``CXR_DEVICE_SLOT``: concurrency limit that a run holds while it computes; workers that
     share a device name the same. Default: one of this machine."""

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cxr_model.errors import ConfigError
-from flows.commands.shared import Data, Json, Preset, RunId, Setting, out
+from flows.commands.shared import Data, Json, Preset, RunId, Setting, out, refuse_beside
 from flows.settings import Settings
 
 BENCHMARKS = {
@@ -25,6 +25,7 @@ HELP = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()) + "."
 
 
 def bench(
+    context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="WHAT", help=HELP)],
     data: Data = None,
     preset: Preset = "standard",
@@ -41,6 +42,8 @@ def bench(
     """Measure speed beside the references, in turn in one run: medians and ratios."""
     if what not in BENCHMARKS:  # before seconds of imports
         raise ConfigError(f"bench {what!r}: use one of {', '.join(BENCHMARKS)}")
+    if what in ("scale", "hygiene"):
+        refuse_beside(context, f"bench {what} draws what it measures", ("what", "as_json"))
     from flows.bench import print_benchmark, run_benchmark
     from flows.configuration import load_config
 
