@@ -23,7 +23,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Cancelled, Crashed, Failed
+from prefect.states import Cancelled, Crashed, Failed, Scheduled
 
 from cxr_model.errors import StackError
 from flows.settings import Settings
@@ -83,8 +83,9 @@ def _wait_for_server(api_url: str) -> None:
 def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
     """Runs that an earlier stack took with it when it ended would stay Running for ever.
 
-    With ``go_on`` they count as crashed, and the automation of crashed runs starts them anew;
-    those that were being cancelled are, and stay so.
+    With ``go_on`` they count as crashed, and the automation of crashed runs starts them anew,
+    or go back to the queue where they had not begun; those that were being cancelled are, and
+    stay so.
     """
     under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     for flow_run in client.read_flow_runs(
@@ -96,6 +97,8 @@ def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
         told = "The local stack ended while this run was under way."
         if flow_run.state_type == StateType.CANCELLING:
             lost: State = Cancelled(message=told)
+        elif go_on and not flow_run.run_count:
+            lost = Scheduled(message=told)
         else:
             lost = Crashed(message=told) if go_on else Failed(message=told)
         client.set_flow_run_state(flow_run.id, lost, force=True)

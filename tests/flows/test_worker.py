@@ -11,8 +11,10 @@ from flows.worker import end_lost_runs
 class Server:
     """The little of Prefect's client that is asked here."""
 
-    def __init__(self, *states: StateType) -> None:
-        self.runs = [FlowRun(flow_id=uuid4(), state_type=state) for state in states]
+    def __init__(self, *states: StateType, run_count: int = 1) -> None:
+        self.runs = [
+            FlowRun(flow_id=uuid4(), state_type=state, run_count=run_count) for state in states
+        ]
         self.set: list[StateType] = []
 
     def read_flow_runs(self, **_: Any) -> list[FlowRun]:
@@ -28,3 +30,10 @@ def test_a_lost_run_that_was_being_cancelled_is_not_started_anew(go_on: bool, lo
     server = Server(StateType.RUNNING, StateType.CANCELLING, StateType.PENDING)
     end_lost_runs(cast(SyncPrefectClient, server), go_on=go_on)
     assert [state.value for state in server.set] == [lost, "CANCELLED", lost]
+
+
+@pytest.mark.parametrize(("go_on", "lost"), [(True, "SCHEDULED"), (False, "FAILED")])
+def test_a_lost_run_that_had_not_begun_goes_back_to_the_queue(go_on: bool, lost: str) -> None:
+    server = Server(StateType.PENDING, run_count=0)
+    end_lost_runs(cast(SyncPrefectClient, server), go_on=go_on)
+    assert [state.value for state in server.set] == [lost]
