@@ -131,12 +131,15 @@ def _look(client: SyncPrefectClient, flow_run_id: UUID, log: "_RunLog") -> State
 
     Raises ``StackError`` where it stays so; the run itself may well go on meanwhile.
     """
-    deadline = time.monotonic() + _SILENCE_S
+    deadline, told = time.monotonic() + _SILENCE_S, False
     while True:
         try:
             state = client.read_flow_run(flow_run_id).state
             log.print_new()
         except httpx.HTTPError as error:
+            if not told:
+                log.say(f"the Prefect server does not answer; waiting up to {_SILENCE_S:.0f} s")
+                told = True
             if time.monotonic() > deadline:
                 raise StackError(
                     f"the Prefect server does not answer ({type(error).__name__}); the run goes "
@@ -162,6 +165,9 @@ class _RunLog:
     def num_tasks(self) -> int:
         """Task runs that have told something."""
         return len(self._tasks)
+
+    def say(self, line: str) -> None:
+        self._console.print(line)
 
     def print_new(self) -> None:
         since = self._newest and self._newest - _LATE

@@ -85,12 +85,13 @@ def test_a_run_that_waits_behind_others_is_told_of_them(client: SyncPrefectClien
 def test_a_server_that_is_silent_for_a_while_is_waited_for(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = client.create_flow_run(nothing)
-    log = submit._RunLog(client, run.id, Console(file=StringIO()))
+    run, told = client.create_flow_run(nothing), StringIO()
+    log = submit._RunLog(client, run.id, Console(file=told))
     monkeypatch.setattr(submit, "_MOST_POLL_S", 0.01)
     _cut(client, monkeypatch, times=3)
     state = submit._look(client, run.id, log)
     assert state.is_pending()
+    assert told.getvalue().count("does not answer; waiting") == 1
 
 
 def test_of_a_server_that_stays_silent_it_is_said_that_the_run_may_go_on(
