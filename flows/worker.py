@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from threading import Thread
 
 import httpx
+import psutil
 from prefect.cli import app as prefect_cli
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -31,6 +32,8 @@ from flows.stack import FOR_A_COMMAND, WORK_POOL
 from flows.supervisor import end_with_parent
 
 _SERVER_TIMEOUT_S = 120.0
+_GRACE_S = 15.0  # a training that is told to end writes a checkpoint
+_AGAIN = "again"
 
 
 def main() -> None:
@@ -41,7 +44,8 @@ def main() -> None:
     applying.join()
     if applying.exitcode:
         sys.exit(1)  # it has told why
-    is_for_a_command = FOR_A_COMMAND in os.environ
+    is_again = sys.argv[1:] == [_AGAIN]
+    is_for_a_command = FOR_A_COMMAND in os.environ and not is_again
     with get_client(sync_client=True) as client:
         end_lost_runs(client, go_on=not is_for_a_command)
         if is_for_a_command:  # which is not to wait for what a schedule starts
@@ -52,7 +56,28 @@ def main() -> None:
     # One run at a time: two on one machine would take twice as long each.
     command = ["worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", "local"]
     sys.argv = ["prefect", *command, "--limit", "1"]
-    prefect_cli()
+    work()
+
+
+def work() -> None:
+    """Prefect's worker; one that ends by an error of its own is started again in its place.
+
+    It does now and then where SQLite is busy: the server hands out a run a second time, and
+    the worker ends with "this borrower is already holding one of this CapacityLimiter's tokens".
+    """
+    try:
+        prefect_cli()
+    except SystemExit as end:
+        if not end.code:  # it was told to
+            raise
+    print("the worker ended by an error of its own (above) and starts again", flush=True)
+    # A flow that it leaves behind would go on beside the one that takes its place.
+    left = psutil.Process().children(recursive=True)
+    for process in left:
+        process.terminate()
+    for process in psutil.wait_procs(left, timeout=_GRACE_S)[1]:
+        process.kill()
+    os.execv(sys.executable, [sys.executable, "-m", "flows.worker", _AGAIN])
 
 
 def _apply_deployments() -> None:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Any, cast
 from uuid import uuid4
 
@@ -37,3 +39,28 @@ def test_a_lost_run_that_had_not_begun_goes_back_to_the_queue(go_on: bool, lost:
     server = Server(StateType.PENDING, run_count=0)
     end_lost_runs(cast(SyncPrefectClient, server), go_on=go_on)
     assert [state.value for state in server.set] == [lost]
+
+
+FAILING_WORKER = """
+import os, subprocess, sys
+from flows import worker
+
+flow = subprocess.Popen(["sleep", "600"])
+worker.prefect_cli = lambda: sys.exit(%d)
+worker.os.execv = lambda _, command: print(command[1:], flow.poll() is None)
+worker.work()
+"""
+
+
+def test_a_worker_that_fails_is_started_again_without_what_it_left() -> None:
+    command = [sys.executable, "-c", FAILING_WORKER % 1]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert told.splitlines()[-1] == "['-m', 'flows.worker', 'again'] False"
+
+
+def test_a_worker_that_is_told_to_end_ends() -> None:
+    code = FAILING_WORKER.replace('["sleep", "600"]', '"true"') % 0
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=120, check=True
+    )
+    assert told.stdout == b""
