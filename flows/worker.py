@@ -119,7 +119,7 @@ def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
         ),
         work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
     ):
-        told = "The local stack ended while this run was under way."
+        told = "Its worker ended while this run was under way."
         if flow_run.state_type == StateType.CANCELLING:
             lost: State = Cancelled(message=told)
         elif go_on and not flow_run.run_count:
