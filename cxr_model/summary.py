@@ -7,7 +7,7 @@ from typing import Any
 
 from cxr_model.config import RunConfig
 from cxr_model.environment import environment_record
-from cxr_model.gates import check_gates, gate_records
+from cxr_model.gates import Gate, check_gates, gate_records
 from cxr_model.index import data_digest, patient_summary, read_index, unreadable_films
 from cxr_model.labels import order_classes
 from cxr_model.run_folder import RunFolder, read_json, write_json
@@ -87,4 +87,5 @@ def headline(metrics: dict[str, Any]) -> dict[str, Any]:
         "network": metrics["network"]["name"],
         "accuracy": holdout["accuracy"],
         "balanced_accuracy": holdout["balanced_accuracy"],
+        "gates": {gate["name"]: Gate(**gate).state for gate in metrics.get("gates", ())},
     }

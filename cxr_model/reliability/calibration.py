@@ -272,7 +272,8 @@ def _verdict(
 ) -> str:
     error, perfect = after["ece"], after["ece_if_calibrated"]["mean"]
     verdict = (
-        f"{'no' if is_passed else 'a'} calibration error above {TOLERATED_ECE} is shown on "
+        f"{'no' if is_passed else 'a'} calibration error of the most probable class above "
+        f"{TOLERATED_ECE} is shown on "
         f"{error['n']} films: {format_estimate(error)} at temperature {temperature:.2f}, "
         f"{before['ece']['value']:.3f} without; of a network that is calibrated "
         f"{perfect:.3f} would be expected on as many"

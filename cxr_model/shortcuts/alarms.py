@@ -61,9 +61,9 @@ def raise_alarms(told: list[dict[str, Any]], excess: Estimate, titles: dict[str,
     """A sentence for each probe and rule that speaks; none where there is no alarm.
 
     ``told`` comes from `told_apart`, ``excess`` from ``Exchange.record``, ``titles`` are the
-    probes' by name. Of several classes that a probe tells, the plainest is named.
+    probes' by name. Of several classes that a probe tells, the plainest comes first.
     """
-    worst: dict[str, tuple[float, str]] = {}
+    spoken: dict[str, list[dict[str, Any]]] = {}
     for row in told:
         found, model = row["balanced_accuracy"], row["model"]
         if not _is_above(found, LEAST_TOLD) or row["p_value"] >= MOST_LUCK:
@@ -72,18 +72,32 @@ def raise_alarms(told: list[dict[str, Any]], excess: Estimate, titles: dict[str,
             gain = max(model["value"] - 0.5, 0.0)
             if found["value"] - 0.5 < LEAST_OF_MODEL * gain:
                 continue
-        sentence = (
-            f"{row['class']} is told from the rest by {titles[row['probe']]}, no lung in sight: "
-            f"{format_estimate(found)}, the model has {format_estimate(model)}"
-        )
-        worst[row["probe"]] = max(worst.get(row["probe"], (0.0, "")), (found["value"], sentence))
-    alarms = [sentence for _, sentence in sorted(worst.values(), reverse=True)]
+        spoken.setdefault(row["probe"], []).append(row)
+    for rows in spoken.values():
+        rows.sort(key=_value, reverse=True)
+    plainest_first = sorted(spoken.values(), key=lambda rows: _value(rows[0]), reverse=True)
+    alarms = [_sentence(rows, titles) for rows in plainest_first]
     if _is_above(excess, LEAST_FOLLOWED):
         alarms.append(
             f"the network's answer goes with exchanged corners in {format_estimate(excess)} of "
             "the films, beyond what goes there anyway"
         )
     return alarms
+
+
+def _value(row: dict[str, Any]) -> float:
+    return float(row["balanced_accuracy"]["value"])
+
+
+def _sentence(rows: list[dict[str, Any]], titles: dict[str, str]) -> str:
+    """The classes that one probe tells, the plainest first."""
+    parts: list[str] = []
+    for row in rows:
+        how = f"is told from the rest by {titles[row['probe']]}, no lung in sight"
+        found, model = format_estimate(row["balanced_accuracy"]), format_estimate(row["model"])
+        begin = f"so is {row['class']}" if parts else f"{row['class']} {how}"
+        parts.append(f"{begin}: {found}, the model has {model}")
+    return "; ".join(parts)
 
 
 def verdict(alarms: list[str], headline: Estimate, strongest: Probe, model: Estimate) -> str:

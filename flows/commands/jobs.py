@@ -218,6 +218,11 @@ def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -
     for name, key in (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy")):
         figure = format_estimate(headline[key])
         out.print(f"{name:<18} {figure} on {n} films, 95 % interval")
+    if gates := headline.get("gates"):
+        told = (
+            f"{name} {state.replace('failed', '[bold]failed[/]')}" for name, state in gates.items()
+        )
+        out.print(f"{'gates':<18} {', '.join(told)}")
     out.print(f"report             {location.uri(f'runs/{run_id}/report.html')}")
     copy = settings.runs_dir / run_id / "report.html"
     if copy.exists():  # not when the worker is another machine

@@ -125,10 +125,12 @@ def test_an_overconfident_network_is_told_by_slope_intercept_and_error_and_mende
         assert after[name]["ci_low"] <= ideal <= after[name]["ci_high"], name
     assert after["nll"]["value"] < before["nll"]["value"]
     assert found["passed"]
-    assert found["verdict"].startswith("no calibration error above 0.05 is shown on 3000 films")
+    assert found["verdict"].startswith(
+        "no calibration error of the most probable class above 0.05 is shown on 3000 films"
+    )
     left = measure(truth, stated, groups)
     assert not left["passed"]
-    assert left["verdict"].startswith("a calibration error above 0.05 is shown on 3000 films")
+    assert left["verdict"].startswith("a calibration error of the most probable class above 0.05 is shown on 3000")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

@@ -147,6 +147,19 @@ def test_each_operating_point_gives_its_tables_counts_with_saturated_scores(
     tab.close()
 
 
+def test_a_heat_map_lies_on_the_whole_of_its_film(tab: Any) -> None:
+    """Padding or a border around one of the two would press it together under the other."""
+    boxes = tab.locator("#gallery-cards .pane img").evaluate_all(
+        """pictures => pictures.map(picture => {
+            const style = getComputedStyle(picture), box = picture.getBoundingClientRect();
+            const around = ["paddingTop", "paddingLeft", "borderTopWidth", "borderLeftWidth"];
+            return [...around.map(name => style[name]), Math.round(box.width - box.height)];
+        })"""
+    )
+    assert len(boxes) > 2
+    assert all(box == ["0px", "0px", "0px", "0px", 0] for box in boxes)
+
+
 def test_what_is_no_threshold_or_prevalence_changes_nothing(tab: Any) -> None:
     before = text(tab, "ppv")
     for wrong in ("0", "100", ""):

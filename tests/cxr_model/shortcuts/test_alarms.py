@@ -51,11 +51,12 @@ def test_network_that_follows_corners_raises_the_alarm() -> None:
     assert raise_alarms([], undefined, TITLES) == []
 
 
-def test_of_the_classes_that_a_probe_tells_the_plainest_is_named() -> None:
+def test_of_the_classes_that_a_probe_tells_the_plainest_is_named_first() -> None:
     rows = [told(0.80, 0.7, 0.9), told(0.99, 0.9, 0.9) | {"class": "normal"}]
     alarms = raise_alarms(rows, NOTHING, TITLES)
     assert len(alarms) == 1
     assert alarms[0].startswith("normal is told from the rest by metadata, no lung in sight: 0.990")
+    assert f"; so is {rows[0]['class']}: 0.800" in alarms[0]
 
 
 def test_verdict_is_one_sentence_with_the_headline() -> None:
