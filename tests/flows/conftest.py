@@ -28,7 +28,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             stderr=output,
         ) as process,
     ):
-        wait_until(lambda: is_up(shell.settings) or process.poll() is not None)
+        try:
+            # Prefect's SQLite is locked for a minute now and then, as its services start.
+            wait_until(lambda: is_up(shell.settings) or process.poll() is not None, timeout_s=240)
+        except BaseException:
+            process.terminate()  # else its end would be waited for without end
+            raise
         assert process.poll() is None, log.read_text()
         yield shell
         children = psutil.Process(process.pid).children(recursive=True)
