@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
@@ -107,8 +108,9 @@ def _follow(client: SyncPrefectClient, flow_run: FlowRun, console: Console) -> N
         elif state.is_running():
             crashed_at = None
         elif state.is_scheduled() and not warned and now - started > _PATIENCE_S:
-            console.print(_why_it_waits(client, flow_run.work_pool_name or ""))
-            warned = True
+            with suppress(httpx.HTTPError):  # a busy server is asked again after the next look
+                console.print(_why_it_waits(client, flow_run.work_pool_name or ""))
+                warned = True
         time.sleep(min(_LEAST_POLL_S + (now - task_began) / 20, _MOST_POLL_S))
     log.print_last()
     if not state.is_completed():
