@@ -3,8 +3,9 @@
     python -m benchmarks.crossval_bare FOLDER OUT --network resnet18 --epochs 60 --processes 4
 
 writes OUT as ``cxr crossval`` writes ``.cxr/runs/RUN`` (`benchmarks.crossval_table` reads
-both). Called again it goes on where it was stopped. Several processes share one GPU, which
-a small network alone leaves idle.
+both). Called again it goes on where it was stopped: with ``--prepare`` after the films are
+decoded, so that OUT can be taken to a machine that has no films. Several processes share one
+GPU, which a small network alone leaves idle.
 """
 
 import argparse
@@ -21,37 +22,42 @@ from cxr_model.config_json import read_config
 from cxr_model.crossval import run_fold
 from cxr_model.errors import ConfigError, CxrError
 from cxr_model.folds import PROTOCOLS, CrossvalConfig, Fold, plan_folds
-from cxr_model.index import build_index, write_index
+from cxr_model.index import build_index, read_index, write_index
 from cxr_model.presets import PRESETS
 from cxr_model.reports.crossval_report import write_crossval
 from cxr_model.run_folder import RunFolder, write_json
 
 
-def crossvalidate(
-    source: Path, out: Path, config: RunConfig, crossval: CrossvalConfig, *, num_processes: int
-) -> None:
-    """Index and decode the films of ``source``, train every fold, write tables and page.
+def prepare_films(source: Path, out: Path, config: RunConfig) -> Path:
+    """Index and decode the films of ``source`` that ``out`` does not hold; returns the cache.
 
-    Raises ``ConfigError`` where ``out`` has folds of other settings.
+    Raises ``ConfigError`` where ``out`` is of other settings.
     """
     run = RunFolder(out)
     if run.config.exists() and read_config(run.config) != config:
-        raise ConfigError(f"{out}: holds folds of other settings; use another folder")
+        raise ConfigError(f"{out}: is of other settings; use another folder")
     write_json(run.config, asdict(config))
-    index = build_index(source, config.data, config.labels)
-    write_index(index, run.index)
-    cache = build_cache(
-        source, index, out / ".cache", size_px=config.data.size_px, color=config.data.color
-    )
+    if not run.index.exists():
+        write_index(build_index(source, config.data, config.labels), run.index)
+    index = read_index(run.index)
+    size_px, color = config.data.size_px, config.data.color
+    return build_cache(source, index, out / ".cache", size_px=size_px, color=color).folder
+
+
+def crossvalidate(
+    out: Path, cache: Path, config: RunConfig, crossval: CrossvalConfig, *, num_processes: int
+) -> None:
+    """Train every fold of what `prepare_films` left, write tables and page."""
+    run = RunFolder(out)
     spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with ProcessPoolExecutor(num_processes, mp_context=spawn) as pool:
         futures = [
-            pool.submit(_train_fold, run, fold, config, crossval, cache.folder, num_processes)
+            pool.submit(_train_fold, run, fold, config, crossval, cache, num_processes)
             for fold in plan_folds(crossval)
         ]
         for future in futures:
             future.result()
-    write_crossval(run, out.name, config, crossval, source=source.name)
+    write_crossval(run, out.name, config, crossval, source=Path(config.data.source).name)
 
 
 def _train_fold(
@@ -75,6 +81,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="cxresnet")
     parser.add_argument("--protocol", choices=PROTOCOLS, action="append")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--prepare", action="store_true", help="stop before the training")
     parser.add_argument("--processes", type=int, default=1, help="folds at a time")
     arguments = parser.parse_args()
     config = PRESETS[arguments.preset]()
@@ -88,7 +95,9 @@ def main() -> None:
     plan = CrossvalConfig(protocols=tuple(arguments.protocol or PROTOCOLS))
     source, out = arguments.source, arguments.out
     try:
-        crossvalidate(source, out, config, plan, num_processes=arguments.processes)
+        cache = prepare_films(source, out, config)
+        if not arguments.prepare:
+            crossvalidate(out, cache, config, plan, num_processes=arguments.processes)
     except CxrError as error:
         parser.error(str(error))
 

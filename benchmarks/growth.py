@@ -1,7 +1,6 @@
 """How seconds and memory grow with the number of films.
 
-The source's films are copied as often as wanted, each copy with a number behind its last
-byte: decoders stop before it, digests tell the files apart. Each count is worked through
+The source's films are copied as often as wanted. Each count is worked through
 in a process of its own: index, decode, one epoch of training. Its memory is the peak of
 what belongs to it alone (``RssAnon``, read 20 times a second); pages of the mapped cache
 are the kernel's, which takes them back when it wants them.
@@ -19,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prepare import Prepared, prepare
+from benchmarks.prepare import Prepared, copy_films, prepare
 from cxr_model.config import RunConfig
 from cxr_model.config_json import read_config
 from cxr_model.device import device_name, resolve_device
@@ -52,13 +51,7 @@ def measure_growth(
 
 
 def _measure(prepared: Prepared, config: RunConfig, work: Path, times: int) -> dict[str, Any]:
-    films = work / "films"
-    for path in prepared.films["path"]:
-        data = (prepared.root / path).read_bytes()
-        for number in range(times):
-            copy = films / Path(path).parent / f"{number}-{Path(path).name}"
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(data + number.to_bytes(4))
+    films = copy_films(prepared, work / "films", times)
     data = replace(config.data, source=str(films))
     write_json(work / "config.json", asdict(replace(config, data=data)))
     told = subprocess.run(

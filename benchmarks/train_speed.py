@@ -6,7 +6,7 @@ Every contestant trains a network of its own on the same films at the same size 
   films of the full size;
 - ``cxresnet progressive, here``: likewise with films that grow, over a whole course;
 - ``NAME, limit``: the same network, batch, precision and optimiser on a constant batch that
-  lies on the device, and nothing else: what the hardware gives;
+  lies on the device, and nothing else, as one CUDA graph on a GPU: what the hardware gives;
 - ``seed's way``: ImageFolder, PIL transforms, DataLoader, float32, three channels, Adam, as
   the seed project published it;
 - ``torchvision's way``: its reference transforms and ResNet-18, DataLoader workers, SGD.
@@ -14,7 +14,7 @@ Every contestant trains a network of its own on the same films at the same size 
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,10 +52,10 @@ def measure_training(
     config = replace(config, training=replace(config.training, progressive=False))
     trainers = {name: films.trainer(config, NetworkConfig(name=name)) for name in networks}
     contestants: dict[str, Contestant] = {
-        "cxresnet progressive, here": _ours(films.trainer(growing), steps)
+        "cxresnet progressive, here": _ours(_quarters(films, growing), steps)
     }
     for name, trainer in trainers.items():
-        contestants[f"{name}, here"] = _ours(trainer, steps)
+        contestants[f"{name}, here"] = _ours([trainer], steps)
         contestants[f"{name}, limit"] = _limit(trainer, config, precision, steps)
     seed = copy.deepcopy(trainers["seed-resnet"].network).to(memory_format=torch.contiguous_format)
     size_px, batch_size = config.data.size_px, config.training.batch_size
@@ -105,20 +105,31 @@ class Turns:
         return itertools.islice(self._batches, self._num_steps)
 
 
-def _ours(trainer: Trainer, steps: int) -> Contestant:
-    num_films, batch = len(trainer.films.train), trainer.config.batch_size
-    # With films that grow, a step each for the quarters of a course; else all are the same.
-    quarters = [part * trainer.config.epochs // 4 for part in range(4)]
-    epochs = quarters if trainer.config.progressive else [0]
+def _quarters(films: Prepared, growing: RunConfig) -> list[Trainer]:
+    """A trainer in each quarter of a course with films that grow."""
+    trainers = [films.trainer(growing) for _ in range(4)]
+    for part, trainer in enumerate(trainers):
+        trainer.epoch = part * growing.training.epochs // 4
+    return trainers
+
+
+def _ours(trainers: Sequence[Trainer], steps: int) -> Contestant:
+    """``steps`` steps of each trainer in turn, in the epoch it stands in."""
+    config = trainers[0].config
+    num_films = len(trainers[0].films.train)
     order = torch.Generator().manual_seed(0)
-    trainer.network.train()
+    # On the device before they are timed, as an epoch's order is.
+    rows = torch.randperm(num_films, generator=order)[: config.batch_size]
+    rows = rows.to(trainers[0].films.train.rows_N.device)
+    for trainer in trainers:
+        trainer.network.train()
 
     def work() -> int:
-        for trainer.epoch in epochs:
+        for trainer in trainers:
             for _ in range(steps):
                 trainer.position = 0  # any number of steps: no epoch ends here
-                trainer.train_on(torch.randperm(num_films, generator=order)[:batch])
-        return len(epochs) * steps * batch
+                trainer.train_on(rows)
+        return len(trainers) * steps * config.batch_size
 
     return work
 
@@ -131,16 +142,38 @@ def _limit(trainer: Trainer, config: RunConfig, precision: torch.dtype, steps: i
     network = copy.deepcopy(trainer.network).train()
     optimizer = make_optimizer(network, config.training)
 
+    def step() -> None:
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            logits = network(x_NCHW)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(F.cross_entropy(logits.float(), targets_N))
+        optimizer.step()
+
+    run = _Recorded(step, optimizer) if device.type == "cuda" else step
+
     def work() -> int:
         for _ in range(steps):
-            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-                logits = network(x_NCHW)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(F.cross_entropy(logits.float(), targets_N))
-            optimizer.step()
+            run()
         return steps * batch
 
     return work
+
+
+class _Recorded:
+    """A step as one CUDA graph; it keeps the step, whose tensors the graph reads."""
+
+    def __init__(self, step: Callable[[], None], optimizer: torch.optim.Optimizer) -> None:
+        self._step = step
+        for group in optimizer.param_groups:
+            group["capturable"] = True
+        for _ in range(3):
+            step()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            step()
+
+    def __call__(self) -> None:
+        self._graph.replay()
 
 
 def _published(

@@ -67,7 +67,7 @@ class Batches:
                 f"training.batch_size={config.batch_size}: batches of {smallest} films cannot be "
                 f"shared by {processes.count} processes; use a larger one"
             )
-        self._draws = torch.Generator(self.films.device)
+        self.draws = torch.Generator(self.films.device)
 
     def size_px(self, epoch: int) -> int:
         """The side that films are trained and validated at in an epoch."""
@@ -80,19 +80,28 @@ class Batches:
         """Places (int64) of an epoch's films in the training set, a tensor a batch."""
         generator = torch.Generator().manual_seed(seed_of(f"{self.config.seed} order {epoch}"))
         order_N = torch.randperm(len(self.films), generator=generator)
-        return order_N.tensor_split(self.steps_per_epoch)
+        return order_N.to(self.films.rows_N.device).tensor_split(self.steps_per_epoch)
 
-    def load(self, rows_B: Tensor, epoch: int, step: int) -> Batch:
-        """The films at these places of the training set, as step number ``step`` sees them."""
-        mine = self.processes.share
-        x_NCHW = resize_films(self.films.gather(rows_B[mine]).float() / 255, self.size_px(epoch))
-        self._draws.manual_seed(seed_of(f"{self.config.seed} changes {step}"))
-        shape = (len(rows_B), *x_NCHW.shape[1:])
-        changes = draw_changes(shape, self.augment, self._draws)[mine]
-        x_NCHW = self.normalisation(augment_batch(x_NCHW, changes))
+    def take(self, rows_B: Tensor) -> tuple[Tensor, Tensor]:
+        """This process's films among these places of the training set, uint8, and all targets."""
         targets_B = self.films.targets_N[rows_B.to(self.films.device)]
+        return self.films.gather(rows_B[self.processes.share]), targets_B
+
+    def seed(self, step: int) -> None:
+        """Before `load`: what it draws is that of step number ``step``."""
+        self.draws.manual_seed(seed_of(f"{self.config.seed} changes {step}"))
+
+    def load(self, pixels_NCHW: Tensor, targets_B: Tensor, size_px: int) -> Batch:
+        """What `take` returned, with sides of ``size_px``, changed and normalised.
+
+        Nothing in it waits for the device or reads from the host: a CUDA graph can hold it.
+        """
+        mine = self.processes.share
+        x_NCHW = resize_films(pixels_NCHW.float() / 255, size_px)
+        shape = (len(targets_B), *x_NCHW.shape[1:])
+        changes = draw_changes(shape, self.augment, self.draws)[mine]
         return Batch(
-            x_NCHW=x_NCHW,
+            x_NCHW=self.normalisation(augment_batch(x_NCHW, changes)),
             targets_N=targets_B[mine],
             weight=loss_weight(targets_B, self.class_weights),
         )

@@ -5,6 +5,7 @@ out. Every activation is a module of its own and none works in place: Captum hoo
 one once and reads it after the forward pass.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -48,6 +49,30 @@ class ResidualTriple(nn.Module):
         y_NDHW: Tensor = self.norm(self.conv(self.narrow(self.wide(x_NCHW))))
         out: Tensor = self.act(y_NDHW + self.shortcut(x_NCHW))
         return out
+
+
+class AveragePool(nn.Module):
+    """torch's ``AdaptiveAvgPool2d``, ``x_NCHW -> y_NCss`` with ``size`` for s, as two products.
+
+    Its gradient on a GPU repeats itself to the bit, which torch's own does not.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        down_sH, across_sW = (self._shares(side, x_NCHW) for side in x_NCHW.shape[2:])
+        y_NCss: Tensor = down_sH @ x_NCHW @ across_sW.T
+        return y_NCss
+
+    def _shares(self, side: int, like: Tensor) -> Tensor:
+        cells_s1 = torch.arange(self.size, device=like.device)[:, None]
+        first_s1 = cells_s1 * side // self.size
+        end_s1 = ((cells_s1 + 1) * side + self.size - 1) // self.size
+        places_L = torch.arange(side, device=like.device)
+        inside_sL = (places_L >= first_s1) & (places_L < end_s1)
+        return inside_sL.to(like.dtype) / (end_s1 - first_s1)
 
 
 class PostActivationBlock(nn.Module):

@@ -103,5 +103,5 @@ def loss_share(
 def loss_weight(targets_N: Tensor, weights_K: Tensor | None) -> Tensor:
     """What a batch's summed loss is divided by: its films, or the sum of their weights."""
     if weights_K is None:
-        return torch.tensor(float(len(targets_N)), device=targets_N.device)
+        return torch.full((), float(len(targets_N)), device=targets_N.device)
     return weights_K[targets_N].sum()

@@ -1,5 +1,6 @@
 """What a run was computed with, for the record."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -21,7 +22,10 @@ def package_versions() -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """Commit of the source tree, with ``-dirty`` when it was changed; ``unknown`` outside git."""
+    """Commit of the source tree, with ``-dirty`` when it was changed.
+
+    Outside git what ``CXR_GIT_REVISION`` says, or ``unknown``.
+    """
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -32,7 +36,7 @@ def git_revision() -> str:
             timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get("CXR_GIT_REVISION", "unknown")
     return answer.stdout.strip()
 
 

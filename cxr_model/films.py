@@ -51,8 +51,10 @@ class FilmSet:
             targets_N=self.targets_N[places_B.to(self.device)],
         )
 
-    def batches(self, batch_size: int = 64) -> Iterator[Tensor]:
-        for places_B in torch.split(torch.arange(len(self)), batch_size):
+    def batches(self) -> Iterator[Tensor]:
+        """All films, in batches that occupy the device."""
+        size = 256 if self.device.type == "cuda" else 64
+        for places_B in torch.split(torch.arange(len(self)), size):
             yield self.gather(places_B)
 
 

@@ -5,7 +5,7 @@ Same contract as `cxr_model.network`; all want three channels, and grey is repea
 
 from torch import Tensor, nn
 
-from cxr_model.blocks import ConvUnit, PostActivationBlock, conv3x3
+from cxr_model.blocks import AveragePool, ConvUnit, PostActivationBlock, conv3x3
 
 
 class SeedResNet(nn.Module):
@@ -53,7 +53,7 @@ class SeedConvNet(nn.Module):
             )
         )
         # The seed's 7 x 7 map at 224 px, kept at other sizes so that the head's shape is fixed.
-        self.pool = nn.AdaptiveAvgPool2d(7)
+        self.pool = AveragePool(7)
         self.head = nn.Sequential(
             nn.Flatten(), nn.Linear(256 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, num_classes)
         )
@@ -112,7 +112,7 @@ class DarkCovidNet(nn.Module):
         self.features = nn.Sequential(ConvUnit(256, 128, 1), ConvUnit(128, 256, 3))
         self.maps = ConvUnit(256, num_classes, 3)
         # The paper's 8 x 8 map at 256 px, kept at other sizes so that the head's shape is fixed.
-        self.pool = nn.AdaptiveAvgPool2d(8)
+        self.pool = AveragePool(8)
         self.head = nn.Linear(num_classes * 8 * 8, num_classes)
 
     @property

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cxr_model.averaging import average_weights, averaging_decay, recalibrate
-from cxr_model.batches import Batch, Batches, TrainingFilms, seed_of
+from cxr_model.batches import Batches, TrainingFilms, seed_of
 from cxr_model.config import AugmentConfig, TrainingConfig
+from cxr_model.cuda_graphs import Gradients, GraphedGradients
 from cxr_model.distributed import Processes, loss_share, synchronise_norms
 from cxr_model.errors import DivergenceError, OutOfMemory
 from cxr_model.films import predict_logits
@@ -94,6 +95,11 @@ class Trainer:
         self.normalisation = self.batches.normalisation
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.optimizer = make_optimizer(network, config)
+        self._gradients: Gradients = self._backward
+        if self.device.type == "cuda" and self.processes.count == 1:
+            self._gradients = GraphedGradients(
+                self._backward, list(self.network.parameters()), self.batches.draws
+            )
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)
         self.epoch, self.position, self.elapsed_s = 0, 0, 0.0
         self.rate_factor, self.num_parts = 1.0, 1
@@ -228,16 +234,19 @@ class Trainer:
 
     def train_on(self, rows_B: Tensor) -> None:
         """One optimiser step on the films at these places of the training set."""
+        size_px = self.batches.size_px(self.epoch)
+        pixels_NCHW, targets_B = self.batches.take(rows_B)
         while True:
             # A film at least of every process's share in each part.
             num_parts = min(self.num_parts, len(rows_B) // self.processes.count)
+            self._seed()
             try:
-                loss = self._backward(self.batches.load(rows_B, self.epoch, self.step), num_parts)
+                loss = self._gradients(pixels_NCHW, targets_B, size_px, num_parts)
                 break
             except torch.OutOfMemoryError as error:
                 told = str(error).splitlines()[0]
             # Outside of the handler, whose traceback keeps the activations alive.
-            self._use_smaller_parts(len(rows_B[self.processes.share]), told)
+            self._use_smaller_parts(len(pixels_NCHW), told)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step)
         self.optimizer.step()
@@ -247,10 +256,17 @@ class Trainer:
             decay = averaging_decay(self.config.ema_decay, self.step)
             average_weights(self.averaged, self.network, decay)
 
-    def _backward(self, batch: Batch, num_parts: int) -> Tensor:
-        """Gradients of the batch's mean loss; returns this process's share of that loss."""
+    def _seed(self) -> None:
+        """Have all that is drawn from now on be this step's."""
+        self.batches.seed(self.step)
         name = f"{self.config.seed} dropout {self.processes.rank} {self.step}"
         torch.manual_seed(seed_of(name))
+
+    def _backward(
+        self, pixels_NCHW: Tensor, targets_B: Tensor, size_px: int, num_parts: int
+    ) -> Tensor:
+        """Gradients of the batch's mean loss; returns this process's share of that loss."""
+        batch = self.batches.load(pixels_NCHW, targets_B, size_px)
         self.optimizer.zero_grad(set_to_none=True)
         parts = list(
             zip(

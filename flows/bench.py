@@ -26,6 +26,8 @@ from cxr_model.films import films_to_tensor
 from cxr_model.network import build_network, network_arguments
 from flows.serve_bench import bench_serving
 
+_TIMES = (1, 2, 4, 8)
+
 
 def run_benchmark(
     what: str, config: RunConfig, *, rounds: int, steps: int, times: Sequence[int]
@@ -36,12 +38,14 @@ def run_benchmark(
         work = Path(folder)
         kinds: dict[str, Callable[[Prepared], dict[str, Any]]] = {
             "train": lambda films: measure_training(films, config, rounds=rounds, steps=steps),
-            "epochs": lambda films: measure_epochs(films, config),
+            "epochs": lambda films: measure_epochs(films, config, work, (times or (1,))[0]),
             "accuracy": lambda films: measure_time_to_accuracy(films, config, work / "ours"),
             "cache": lambda films: measure_cache(films, config.data.size_px, rounds=rounds),
-            "growth": lambda films: measure_growth(films, config, times),
+            "growth": lambda films: measure_growth(films, config, times or _TIMES),
             "explain": lambda films: _explain(films, config, rounds),
-            "predict": lambda films: measure_predictions(films, config, work, times, rounds=rounds),
+            "predict": lambda films: measure_predictions(
+                films, config, work, times or _TIMES, rounds=rounds
+            ),
             "serve": lambda films: bench_serving(films, config, work, rounds),
         }
         return {"benchmark": what, **kinds[what](prepare(config, work))}

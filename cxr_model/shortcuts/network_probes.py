@@ -48,7 +48,7 @@ def model_probe(subject: Subject, predictions: pd.DataFrame) -> Probe:
 def hidden_probes(subject: Subject) -> list[Probe]:
     """The network, not trained for it, on films of which each view hides a part."""
     called: dict[str, list[Array]] = {view.name: [] for view in VIEWS}
-    for pixels_BCHW in subject.films["holdout"].batches(_BATCH):
+    for pixels_BCHW in subject.films["holdout"].batches():
         lungs_BHW = find_lungs(pixels_BCHW)
         for view in VIEWS:
             hidden_BCHW = view.hide(pixels_BCHW, lungs_BHW, subject.grey)

@@ -34,7 +34,9 @@ def bench(
     steps: Annotated[int, typer.Option(help="Batches a time, for train.", min=1)] = 4,
     times: Annotated[
         list[int] | None,
-        typer.Option(help="Multiples of the films, for growth, predict; may be repeated.", min=1),
+        typer.Option(
+            help="Multiples of the films, for growth, predict (several) and epochs (one).", min=1
+        ),
     ] = None,
     run_id: RunId = "",
     as_json: Json = False,
@@ -71,7 +73,5 @@ def bench(
             arguments, settings.runs_dir, run_id, stack=stack_in_use(settings)
         )
     else:
-        found = run_benchmark(
-            what, run_config, rounds=rounds, steps=steps, times=times or (1, 2, 4, 8)
-        )
+        found = run_benchmark(what, run_config, rounds=rounds, steps=steps, times=times or ())
     print_benchmark(found, out, as_json=as_json)

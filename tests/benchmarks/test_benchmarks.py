@@ -1,6 +1,7 @@
 """The benchmarks run, and their ratios are of the rates beside them; how fast is not tested."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from benchmarks import crossval_table
 from benchmarks.cache_speed import measure_cache
-from benchmarks.crossval_bare import crossvalidate
+from benchmarks.crossval_bare import crossvalidate, prepare_films
 from benchmarks.epochs_speed import measure_epochs
 from benchmarks.explain_speed import measure_explanations
 from benchmarks.growth import measure_growth
@@ -149,9 +150,12 @@ def test_scoring_is_put_beside_its_halves_and_its_memory_is_watched(
     assert found["ratios"]["of_limit"] > 0
 
 
-def test_a_whole_training_is_timed_and_validated(films: Prepared) -> None:
-    found = measure_epochs(films, CONFIG)
-    assert found["num_train"] + found["num_validation"] == 18
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_whole_training_is_timed_and_validated(
+    films: Prepared, tmp_path: Path, times: int
+) -> None:
+    found = measure_epochs(films, CONFIG, tmp_path, times)
+    assert found["num_train"] + found["num_validation"] == 18 * times
     assert found["seconds"] == pytest.approx(
         found["ratios"]["seconds_per_epoch"] * CONFIG.training.epochs, abs=0.02
     )
@@ -185,7 +189,11 @@ def test_a_machine_without_prefect_writes_what_the_flow_writes(
 ) -> None:
     out = tmp_path / "bare"
     plan = CrossvalConfig(num_folds=2, protocols=("grouped",))
-    crossvalidate(films.root, out, CONFIG, plan, num_processes=1)
+    source = tmp_path / "films"
+    shutil.copytree(films.root, source)
+    prepare_films(source, out, CONFIG)
+    shutil.rmtree(source)  # what is prepared can be taken to a machine without the films
+    crossvalidate(out, prepare_films(source, out, CONFIG), CONFIG, plan, num_processes=1)
     record = read_json(out / "crossval.json")
     assert len(record["rows"][0]["accuracy"]["by_fold"]) == 2
     assert len(pd.read_csv(out / "predictions-grouped.csv")) == 18
@@ -194,10 +202,10 @@ def test_a_machine_without_prefect_writes_what_the_flow_writes(
 def test_folds_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
     other = replace(CONFIG, network=replace(CONFIG.network, name="resnet18"))
     write_json(tmp_path / "config.json", asdict(other))
-    with pytest.raises(ConfigError, match="holds folds of other settings; use another folder"):
-        crossvalidate(tmp_path, tmp_path, CONFIG, CrossvalConfig(), num_processes=1)
+    with pytest.raises(ConfigError, match="is of other settings; use another folder"):
+        prepare_films(tmp_path, tmp_path, CONFIG)
     with pytest.raises(DataError):  # its own settings are no obstacle, but there are no films
-        crossvalidate(tmp_path, tmp_path, other, CrossvalConfig(), num_processes=1)
+        prepare_films(tmp_path, tmp_path, other)
 
 
 def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:

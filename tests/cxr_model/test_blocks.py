@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_model.blocks import PostActivationBlock, ResidualTriple
+from cxr_model.blocks import AveragePool, PostActivationBlock, ResidualTriple
 
 
 def triple(in_channels: int, out_channels: int, _stride: int = 1) -> nn.Module:
@@ -33,3 +33,9 @@ def test_no_activation_works_in_place_or_serves_twice(kind: type[nn.Module]) -> 
         activation.register_forward_hook(lambda module, *_: calls.append(id(module)))
     block(torch.randn(1, 4, 8, 8))
     assert len(calls) == len(set(calls)) == len(activations)
+
+
+@pytest.mark.parametrize(("height", "width"), [(14, 7), (6, 6), (2, 9)])
+def test_average_pooling_is_torchs(height: int, width: int) -> None:
+    x_NCHW = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(AveragePool(7)(x_NCHW), nn.AdaptiveAvgPool2d(7)(x_NCHW))

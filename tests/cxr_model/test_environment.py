@@ -34,7 +34,10 @@ def test_the_revision_is_unknown_where_git_does_not_answer(
         raise error
 
     monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.delenv("CXR_GIT_REVISION", raising=False)
     assert git_revision() == "unknown"
+    monkeypatch.setenv("CXR_GIT_REVISION", "0123abc")  # as an image knows it
+    assert git_revision() == "0123abc"
 
 
 def test_the_revision_is_one_word_and_the_record_is_plain_json() -> None:

@@ -138,13 +138,13 @@ def test_kept_weights_are_those_of_the_best_epoch() -> None:
 def test_every_film_is_seen_once_an_epoch(num: int) -> None:
     trainer = _trainer(dataclasses.replace(QUICK, epochs=1), num=num)
     seen: list[torch.Tensor] = []
-    load = trainer.batches.load
+    take = trainer.batches.take
 
-    def watched(rows: torch.Tensor, epoch: int, step: int) -> Batch:
+    def watched(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(rows)
-        return load(rows, epoch, step)
+        return take(rows)
 
-    trainer.batches.load = watched  # type: ignore[method-assign]
+    trainer.batches.take = watched  # type: ignore[method-assign]
     list(trainer.epochs())
     assert sorted(torch.cat(seen).tolist()) == list(range(num))
     assert min(len(rows) for rows in seen) >= 2, "batch norm cannot train on one film"
@@ -189,8 +189,8 @@ def _spoil(trainer: Trainer, steps: list[int]) -> None:
     """Have the loss of the n-th batches walked through be infinite."""
     load, count = trainer.batches.load, itertools.count()
 
-    def spoilt(rows: torch.Tensor, epoch: int, step: int) -> Batch:
-        batch = load(rows, epoch, step)
+    def spoilt(pixels: torch.Tensor, targets: torch.Tensor, size_px: int) -> Batch:
+        batch = load(pixels, targets, size_px)
         return dataclasses.replace(batch, weight=batch.weight * (next(count) not in steps))
 
     trainer.batches.load = spoilt  # type: ignore[method-assign]
