@@ -36,7 +36,7 @@ def git_revision() -> str:
             timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("CXR_GIT_REVISION", "unknown")
+        return os.environ.get("CXR_GIT_REVISION") or "unknown"
     return answer.stdout.strip()
 
 

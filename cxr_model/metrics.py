@@ -115,10 +115,14 @@ def estimate_from_draws(value: float, drawn_B: Array, n: int) -> Estimate:
 
 
 def format_estimate(estimate: Estimate) -> str:
-    """``0.893 (0.85–0.93)``, or ``undefined`` where there was nothing to compute it on."""
+    """``0.893 (0.85–0.93)``, ``-0.031 (-0.08 to 0.02)`` with a sign in it, or ``undefined``.
+
+    Undefined is what there was nothing to compute on.
+    """
     if estimate["value"] is None:
         return "undefined"
-    return f"{estimate['value']:.3f} ({estimate['ci_low']:.2f}–{estimate['ci_high']:.2f})"
+    to = " to " if estimate["ci_low"] < 0 else "–"  # a dash before a minus sign is hard to read
+    return f"{estimate['value']:.3f} ({estimate['ci_low']:.2f}{to}{estimate['ci_high']:.2f})"
 
 
 def weighted_figures(truth_N: Array, scores_NC: Array, weights_NB: Array) -> dict[str, Array]:

@@ -176,6 +176,9 @@ def _first_problem(error: ValidationError) -> ConfigError:
         close = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "'cxr settings' lists them"
         return ConfigError(f"{key}: there is no such setting; {hint}")
+    if problem["type"] == "tuple_type":
+        listed = f"{key}={json.dumps([problem['input']])}"
+        return ConfigError(f"{key}={problem['input']!r}: wants a list, as in --set '{listed}'")
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return ConfigError(f"{key}={problem['input']!r}: {message}")
 

@@ -20,7 +20,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prefect import get_run_logger
 
 from cxr_model.device import resolve_device
-from cxr_model.film_files import FilmFile, is_film
+from cxr_model.errors import DataError
+from cxr_model.film_files import FilmFile, check_film_size, is_film
 from cxr_model.predict import Predictor, score
 from cxr_model.reliability.judgement import ABSTAINED, OUTLIER
 from cxr_model.run_folder import RunFolder, sha256_file
@@ -40,6 +41,8 @@ class InboxFilm:
 
     key: str
     etag: str
+    size: int
+    """Bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,8 @@ class BatchRecord:
     model_digest: str
     """SHA-256 of the weights."""
     films: list[dict[str, str]]
-    """``key``, ``etag`` and ``sha256`` of every film seen, copies of known ones too."""
+    """``key``, ``etag`` and ``sha256`` of every film seen, copies of known ones too. One that is
+    too large to be a film has no digest: it is not fetched."""
     num_scored: int
     num_copies: int
     num_unreadable: int
@@ -71,7 +75,7 @@ def find_new_films(location: StoreLocation, prefix: str) -> list[InboxFilm]:
             for film in record.films
         }
         found = [
-            InboxFilm(stored.key, stored.etag)
+            InboxFilm(stored.key, stored.etag, stored.size)
             for stored in store.list_objects(f"{prefix.strip('/')}/")
             if _is_film(stored, prefix)
         ]
@@ -92,15 +96,13 @@ def score_batch(
             for record in read_ledger(store, prefix)
             if record.batch != batch  # a second attempt, after one that ended as it wrote it down
             for film in record.films
+            if film["sha256"]
         }
         fetched = _fetch(store, films, Path(folder))
         fresh: dict[str, FilmFile] = {}
         for film in fetched:
-            if film["sha256"] not in known:
-                fresh.setdefault(
-                    film["sha256"],
-                    FilmFile(film["key"], film["path"], lambda path: Path(path).read_bytes()),
-                )
+            if film.sha256 not in known:
+                fresh.setdefault(film.sha256 or film.seen.key, film.file())
         table = _score(list(fresh.values()), predictor)
         is_readable = table["error"] == ""
         decided = table.loc[is_readable, "decision"].value_counts()
@@ -109,7 +111,10 @@ def score_batch(
             when=datetime.now(UTC).isoformat(timespec="seconds"),
             model_run_id=predictor.card.run_id,
             model_digest=predictor.digest,
-            films=[{name: film[name] for name in ("key", "etag", "sha256")} for film in fetched],
+            films=[
+                {"key": film.seen.key, "etag": film.seen.etag, "sha256": film.sha256}
+                for film in fetched
+            ],
             num_scored=int(is_readable.sum()),
             num_copies=len(fetched) - len(fresh),
             num_unreadable=int((~is_readable).sum()),
@@ -157,17 +162,35 @@ def _is_film(stored: StoredObject, prefix: str) -> bool:
     return is_film(stored.key.removeprefix(f"{prefix.strip('/')}/"))
 
 
-def _fetch(store: ObjectStore, films: list[InboxFilm], folder: Path) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class _Fetched:
+    seen: InboxFilm
+    path: Path
+    sha256: str
+    """Empty where the object is too large to be fetched."""
+
+    def file(self) -> FilmFile:
+        def read(_: str) -> bytes:
+            check_film_size(self.seen.size)
+            return self.path.read_bytes()
+
+        return FilmFile(self.seen.key, str(self.path), read)
+
+
+def _fetch(store: ObjectStore, films: list[InboxFilm], folder: Path) -> list[_Fetched]:
     """The films in ``folder``; one that has gone since it was listed is left out."""
 
-    def fetch(numbered: tuple[int, InboxFilm]) -> dict[str, str] | None:
+    def fetch(numbered: tuple[int, InboxFilm]) -> _Fetched | None:
         number, film = numbered
         path = folder / str(number)
         try:
+            check_film_size(film.size)
             store.download_file(film.key, path)
+        except DataError:
+            return _Fetched(film, path, "")
         except MissingObjectError:
             return None
-        return asdict(film) | {"path": str(path), "sha256": sha256_file(path)}
+        return _Fetched(film, path, sha256_file(path))
 
     return [found for found in in_parallel(fetch, enumerate(films)) if found]
 

@@ -202,6 +202,7 @@ def test_memory_is_bounded_by_drawing_in_chunks(monkeypatch: pytest.MonkeyPatch)
 def test_estimates_read_as_value_and_interval() -> None:
     estimate = {"value": 0.8931, "ci_low": 0.8512, "ci_high": 0.9277, "n": 225}
     assert format_estimate(estimate) == "0.893 (0.85–0.93)"
+    assert format_estimate(estimate | {"ci_low": -0.5}) == "0.893 (-0.50 to 0.93)"
 
 
 def test_proportions_have_wilson_intervals() -> None:

@@ -61,6 +61,7 @@ def test_labels_have_short_forms() -> None:
             "training.epoch: there is no such setting; did you mean training.epochs",
         ),
         ("nonsense.key=1", "nonsense: there is no such setting"),
+        ("gates.fail_on=shortcut", """wants a list, as in --set 'gates.fail_on=["shortcut"]'"""),
         ("training.epochs=0", "training.epochs=0: use at least 1"),
         ("training.epochs=many", "training.epochs='many': input should be a valid integer"),
         ("network.name=vgg", "network.name='vgg': input should be 'cxresnet'"),

@@ -95,13 +95,27 @@ def test_unreadable_and_vanished_films_stop_no_batch(
 ) -> None:
     store.write_bytes("inbox/bad.png", b"no film")
     store.write_bytes("inbox/<b>.png", film(10))
-    found = [*find_new_films.fn(store.location, "inbox"), InboxFilm("inbox/gone.png", "etag")]
+    found = [*find_new_films.fn(store.location, "inbox"), InboxFilm("inbox/gone.png", "etag", 1)]
     record = score_batch.fn(store.location, "inbox", "only", found, tiny_model.root)
     assert (record.num_scored, record.num_unreadable, len(record.films)) == (1, 1, 2)
     assert score(store, tiny_model, "next") == 0
     page = store.read_bytes("predictions/inbox/only/report.html").decode()
     assert "&lt;b&gt;.png" in page
     assert "1 scored, 1 unreadable, 0 copies" in page
+
+
+def test_objects_too_large_for_films_are_told_and_not_fetched(
+    store: ObjectStore, tiny_model: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        store.write_bytes(f"inbox/{name}.png", film(10) + bytes(10_000))
+    store.write_bytes("inbox/c.png", film(20))
+    monkeypatch.setattr("cxr_model.film_files._MAX_BYTES", 10_000)
+    assert score(store, tiny_model, "first") == 3
+    table = pd.read_csv(io.BytesIO(store.read_bytes("predictions/inbox/first/predictions.csv")))
+    assert table["error"].str.contains("no radiograph's").tolist() == [True, True, False]
+    assert table["sha256"].isna().tolist() == [True, True, False]
+    assert score(store, tiny_model, "second") == 0
 
 
 def test_copies_alone_leave_a_record_and_no_table(
@@ -117,8 +131,8 @@ def test_copies_alone_leave_a_record_and_no_table(
 
 def test_names_of_batches_and_their_place_follow_from_films_and_prefix() -> None:
     moment = pd.Timestamp("2026-01-31T10:15:30Z").to_pydatetime()
-    films = [InboxFilm("inbox/a.png", "1")]
+    films = [InboxFilm("inbox/a.png", "1", 9)]
     assert name_batch(moment, films) == name_batch(moment, list(films))
-    assert name_batch(moment, films) != name_batch(moment, [InboxFilm("inbox/a.png", "2")])
+    assert name_batch(moment, films) != name_batch(moment, [InboxFilm("inbox/a.png", "2", 9)])
     assert name_batch(moment, films).startswith("20260131-101530-")
     assert predictions_prefix("/ward 3/in/") == "predictions/ward-3-in/"
