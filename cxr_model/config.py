@@ -63,8 +63,8 @@ class AugmentConfig:
     noise: Annotated[float, Bounds(least=0, most=0.5)] = 0.0
     """Standard deviation of Gaussian noise, as a share of the grey range, drawn from 0 to this.
     Noise and smoothing change every second film only: max pooling takes noise for grain, and
-    clean films are to look like some of training's. Off, as both cost two points of accuracy on
-    clean films; 0.03 and 1 keep grainy and blurred ones from being guessed (``docs/log.md``)."""
+    clean films are to look like some of training's. 0.03 and 1 keep grainy and blurred ones from
+    being guessed; in short trainings they cost two points on clean ones (``docs/log.md``)."""
     smoothing: Annotated[float, Bounds(least=0, most=1)] = 0.0
     """Share, drawn from 0 to this, of a film smoothed over five pixels in the film trained on."""
     flip: bool = True
