@@ -33,6 +33,7 @@ FINDINGS = (
     "inverted",
     "not a radiograph",
     "odd size",
+    "shared patient",
 )
 MAX_CHROMA = 15.0
 """Mean distance of the channels from which a film is called coloured; tinted films have 11."""
@@ -161,10 +162,19 @@ def _odd_sizes(films: _Films) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
 
 
-def _patients(index: pd.DataFrame) -> dict[str, int]:
+def _patients(index: pd.DataFrame) -> dict[str, Any]:
+    """Counts, and the films of each patient with several; those of several classes first."""
     films = index[(index["error"] == "") & (index["patient"] != "")]
-    num_films = films["patient"].value_counts()
-    return patient_summary(index) | {"films_sharing": int(num_films[num_films > 1].sum())}
+    shared = [
+        {"patient": patient, "labels": sorted(set(own["label"])), "paths": own["path"].tolist()}
+        for patient, own in films.groupby("patient")
+        if len(own) > 1
+    ]
+    shared.sort(key=lambda each: (-len(each["labels"]), each["patient"]))
+    return patient_summary(index) | {
+        "films_sharing": sum(len(each["paths"]) for each in shared),
+        "shared": shared,
+    }
 
 
 def _findings(record: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -191,6 +201,11 @@ def _findings(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows += [
         (film["path"], "odd size", f"{film['width']} x {film['height']}")
         for film in record["odd_sizes"]
+    ]
+    rows += [
+        (path, "shared patient", f"{each['patient']}: {', '.join(each['labels'])}")
+        for each in record["patients"]["shared"]
+        for path in each["paths"]
     ]
     return rows
 

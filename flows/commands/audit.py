@@ -151,4 +151,8 @@ def _findings(record: dict[str, Any]) -> dict[str, list[str]]:
         "odd size": [
             f"{film['path']}: {film['width']} x {film['height']}" for film in record["odd_sizes"]
         ],
+        "shared patient": [
+            f"{' ~ '.join(each['paths'])} ({', '.join(each['labels'])})"
+            for each in record["patients"]["shared"]
+        ],
     }

@@ -97,6 +97,11 @@ def test_the_groups_count_what_stays_together(
     _, run, record = sinful
     assert record["num_films"] == 60 + 6 + 6 + 4 + 2
     assert record["patients"]["films_sharing"] == 60
+    shared = record["patients"]["shared"]
+    assert sum(len(each["paths"]) for each in shared) == 60
+    assert [len(each["labels"]) > 1 for each in shared] == sorted(
+        (len(each["labels"]) > 1 for each in shared), reverse=True
+    )
     assert record["groups"]["largest"] >= 3
     findings = pd.read_csv(run.findings, keep_default_na=False)
     assert set(findings["finding"]) <= set(FINDINGS)
@@ -283,7 +288,9 @@ def test_what_lies_in_the_real_films_is_found(tmp_path: Path) -> None:
     assert record["counts"] | {"not a radiograph": 0} == dict.fromkeys(FINDINGS, 0) | {
         "exact duplicate": 2,
         "near duplicate": 2,
+        "shared patient": 482,
     }
+    assert [len(each["labels"]) for each in patients["shared"]].count(2) == 21
     assert record["counts"]["not a radiograph"] <= 6
     best = record["told_apart_by"][0]
     assert best["balanced_accuracy"]["ci_low"] > 0.6, (
