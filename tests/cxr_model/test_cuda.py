@@ -85,7 +85,7 @@ def test_a_gpu_and_a_cpu_train_alike() -> None:
     for device in ("cuda", "cpu"):
         trainer = _trainer(dataclasses.replace(CONFIG, epochs=1), device, dropout=0)
         trainer.batches.augment = AugmentConfig(
-            rotation_deg=0, scale=0, shift=0, gamma=0, flip=False
+            rotation_deg=0, scale=0, shift=0, gamma=0, noise=0, smoothing=0, flip=False
         )
         losses += _losses(trainer)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -14,7 +14,7 @@ SMALL = NetworkConfig(widths=(8, 8, 16), depths=(1,), dropout=0)
 CONFIG = RunConfig(
     network=SMALL,
     training=TrainingConfig(epochs=6, batch_size=8, learning_rate=1e-2, progressive=False),
-    augment=AugmentConfig(rotation_deg=0, scale=0, shift=0, flip=False),
+    augment=AugmentConfig(rotation_deg=0, scale=0, shift=0, noise=0, smoothing=0, flip=False),
 )
 
 
