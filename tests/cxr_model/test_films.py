@@ -60,7 +60,10 @@ def test_a_set_gathers_each_film_of_the_cache_with_its_class(
     assert torch.equal(gathered_BCHW, expected)
     assert some.targets_N.tolist() == [0, 1, 2, 3]
     assert torch.equal(some.take(torch.tensor([2, 0])).gather(torch.arange(2)), expected)
-    assert [len(batch) for batch in some.batches(3)] == [3, 1]
+    many = some.take(torch.arange(4).repeat(20))
+    batches = list(many.batches())
+    assert [len(batch) for batch in batches] == [64, 16]
+    assert torch.equal(torch.cat(batches), many.gather(torch.arange(80)))
 
 
 @pytest.mark.parametrize("shape", [(7, 1, 9, 9), (7, 3, 9, 9)])
