@@ -165,7 +165,7 @@ def _odd_sizes(films: _Films) -> list[dict[str, Any]]:
 def _patients(index: pd.DataFrame) -> dict[str, Any]:
     """Counts, and the films of each patient with several; those of several classes first."""
     films = index[(index["error"] == "") & (index["patient"] != "")]
-    shared = [
+    shared: list[dict[str, Any]] = [
         {"patient": patient, "labels": sorted(set(own["label"])), "paths": own["path"].tolist()}
         for patient, own in films.groupby("patient")
         if len(own) > 1
