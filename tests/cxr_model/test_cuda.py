@@ -1,6 +1,6 @@
 """What only a GPU can show. Runs without the other tests' services:
 
-python -m pytest --noconftest -m gpu tests/cxr_model
+python -m pytest --noconftest -o addopts= -m gpu tests/cxr_model/test_cuda.py
 """
 
 import dataclasses
