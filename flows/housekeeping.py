@@ -23,12 +23,13 @@ def housekeeping(
     set_up_logging()
     settings = Settings.from_environment()
     folders = {
-        "run folder": settings.runs_dir,
-        "cache": settings.cache_dir,
-        "phantoms": settings.data_dir / "phantom",
-        "mirror of a bucket": settings.data_dir / "s3",
-        "unpacked zip": settings.data_dir / "zip",
-        "fetched": settings.fetched_dir,
+        "run folder": (settings.runs_dir, "*"),
+        "cache": (settings.cache_dir, "*"),
+        "phantoms": (settings.data_dir / "phantom", "*"),
+        "Kaggle version": (settings.data_dir / "kaggle", "*/*/*"),
+        "mirror of a bucket": (settings.data_dir / "s3", "*"),
+        "unpacked zip": (settings.data_dir / "zip", "*"),
+        "fetched": (settings.fetched_dir, "*"),
     }
     removed = sweep_bucket(settings.store, retention, dry_run=dry_run)
     removed += sweep_disk(folders, settings.store, retention, dry_run=dry_run)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,15 @@ def ingest(config: RunConfig, data_dir: Path, store: StoreLocation) -> IngestedD
     with FileLock(data_dir / "ingest.lock"), working():  # two runs may want the same films at once
         match source:
             case PhantomSource():
-                return _draw_phantoms(source.config(config.phantom), data_dir / "phantom")
+                found = _draw_phantoms(source.config(config.phantom), data_dir / "phantom")
             case KaggleSource():
-                return _download_from_kaggle(source, data_dir / "kaggle", config.data)
+                found = _download_from_kaggle(source, data_dir / "kaggle", config.data)
             case ZipSource():
-                return _unpack(source.path, data_dir / "zip", config.data)
+                found = _unpack(source.path, data_dir / "zip", config.data)
             case BucketSource():
-                return _mirror_bucket(store.at(source.uri), data_dir / "s3", config.data)
+                found = _mirror_bucket(store.at(source.uri), data_dir / "s3", config.data)
+        os.utime(found.root)  # housekeeping takes what was not used for long
+        return found
 
 
 def _draw_phantoms(config: PhantomConfig, folder: Path) -> IngestedData:

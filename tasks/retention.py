@@ -31,7 +31,7 @@ class Retention:
     max_runs: Annotated[int, Bounds(least=1)] = 50
     """Published runs, and as many run folders on the worker."""
     max_age_days: Annotated[float, Bounds(above=0)] = 180.0
-    """Days since the last change, of published runs, run folders, caches and fetched files."""
+    """Days since the last change or use, of published runs, run folders, caches and films."""
     max_checkpoint_days: Annotated[float, Bounds(above=0)] = 14.0
     """Days since the last change, of checkpoints of runs that never ended."""
     max_gb: Annotated[float, Bounds(above=0)] = 200.0
@@ -118,19 +118,24 @@ def sweep_bucket(location: StoreLocation, retention: Retention, *, dry_run: bool
 
 @task(cache_policy=NO_CACHE)
 def sweep_disk(
-    folders: dict[str, Path], location: StoreLocation, retention: Retention, *, dry_run: bool
+    folders: dict[str, tuple[Path, str]],
+    location: StoreLocation,
+    retention: Retention,
+    *,
+    dry_run: bool,
 ) -> list[Item]:
-    """Likewise below each of ``folders`` (kind: folder) on the worker that does this.
+    """Likewise on the worker: of each kind the folders below one that match a pattern.
 
     A run folder that a process works in stays.
     """
     with ObjectStore(location) as store:
         protected = registered_runs(store)
     removed = []
-    for kind, folder in folders.items():
+    for kind, (folder, pattern) in folders.items():
         items = [
-            _on_disk(kind, path, path.name in protected)
-            for path in sorted(folder.iterdir() if folder.is_dir() else ())
+            _on_disk(kind, path, str(path.relative_to(folder)), path.name in protected)
+            # Hidden ones too: what an unpacking or a removal that was killed has left.
+            for path in sorted(folder.glob(pattern))
             if path.is_dir() and not path.is_symlink()
         ]
         limits = Limits(
@@ -174,15 +179,15 @@ def _in_bucket(store: ObjectStore, kind: str, prefix: str, name: str, is_protect
     )
 
 
-def _on_disk(kind: str, path: Path, is_protected: bool) -> Item:
-    statuses = []
+def _on_disk(kind: str, path: Path, name: str, is_protected: bool) -> Item:
+    statuses = [path.stat()]  # its time is that of the last use
     for file in path.rglob("*"):
         with suppress(FileNotFoundError):  # a run in progress renames its temporary files
             statuses.append(file.lstat())
     return Item(
         kind=kind,
-        name=path.name,
-        modified=max((status.st_mtime for status in statuses), default=path.stat().st_mtime),
+        name=name,
+        modified=max(status.st_mtime for status in statuses),
         num_bytes=sum(status.st_size for status in statuses),
         is_protected=is_protected,
     )
@@ -191,14 +196,22 @@ def _on_disk(kind: str, path: Path, is_protected: bool) -> Item:
 def _remove(path: Path, *, is_locked: bool) -> bool:
     """Whether the folder was free to go; ``is_locked``: whoever works in one has its lock."""
     if not is_locked:
-        shutil.rmtree(path)
+        _remove_at_once(path)
         return True
     lock = path.parent / f".{path.name}.lock"
     try:
         with FileLock(lock, timeout=0):
-            shutil.rmtree(path)
+            _remove_at_once(path)
             # While it is held: whoever opened it before finds it gone, and makes a new one.
             lock.unlink()
     except Timeout:
         return False
     return True
+
+
+def _remove_at_once(path: Path) -> None:
+    """A removal that is killed leaves nothing that would be taken for whole."""
+    going = path.with_name(f".{path.name}.removed")
+    if going.exists():
+        shutil.rmtree(going)
+    shutil.rmtree(path.rename(going))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import zipfile
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def test_an_archive_is_unpacked_once(
     assert (first.root / "normal" / "1.jpg").read_bytes() == b"one"
     assert first.provenance["sha256"].startswith(first.root.parent.name)
     assert "unpacked, 2 files" in caplog.text
+    os.utime(first.root, (0, 0))
     assert ingest_from(archive, data_dir) == first
+    assert first.root.stat().st_mtime > 0, "housekeeping would take what is in use"
     assert caplog.messages[-1].endswith("films.zip: reused")
 
 

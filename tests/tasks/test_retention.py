@@ -102,14 +102,15 @@ def old_folder(path: Path) -> None:
     path.mkdir(parents=True)
     (path / "file").write_text("content")
     long_ago = time.time() - 400 * DAY
-    os.utime(path / "file", (long_ago, long_ago))
+    for each in (path / "file", path):
+        os.utime(each, (long_ago, long_ago))
 
 
 def test_a_run_folder_in_use_stays(store: ObjectStore, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name in ("busy", "idle"):
         old_folder(runs / name)
-    folders = {"run folder": runs, "cache": tmp_path / "not there"}
+    folders = {"run folder": (runs, "*"), "cache": (tmp_path / "not there", "*")}
     with FileLock(runs / ".busy.lock"):
         found = sweep_disk.fn(folders, store.location, Retention(), dry_run=False)
     assert [each.name for each in found] == ["idle"]
@@ -117,14 +118,31 @@ def test_a_run_folder_in_use_stays(store: ObjectStore, tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_what_was_removed(store: ObjectStore, tmp_path: Path) -> None:
-    folders = {kind: tmp_path / kind for kind in ("run folder", "cache", "fetched")}
-    for folder in folders.values():
-        old_folder(folder / "old")
-    with FileLock(folders["run folder"] / ".old.lock"):
+    kinds = ("run folder", "cache", "fetched")
+    folders = {kind: (tmp_path / kind, "*") for kind in kinds}
+    for kind in kinds:
+        old_folder(tmp_path / kind / "old")
+    with FileLock(tmp_path / "run folder" / ".old.lock"):
         pass  # a run worked in it
     found = sweep_disk.fn(folders, store.location, Retention(), dry_run=False)
-    assert [(each.kind, each.name) for each in found] == [(kind, "old") for kind in folders]
-    assert [path for folder in folders.values() for path in folder.iterdir()] == []
+    assert [(each.kind, each.name) for each in found] == [(kind, "old") for kind in kinds]
+    assert [path for kind in kinds for path in (tmp_path / kind).iterdir()] == []
+
+
+def test_films_of_kaggle_go_by_version_where_none_was_used_for_long(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    for version in (".4.removed", "5", "6"):
+        old_folder(tmp_path / "kaggle" / "owner" / "slug" / version / "films")
+    used = tmp_path / "kaggle/owner/slug/6"
+    os.utime(used / "films")
+    for version in (".4.removed", "5"):
+        long_ago = time.time() - 400 * DAY
+        os.utime(tmp_path / "kaggle/owner/slug" / version, (long_ago, long_ago))
+    folders = {"Kaggle version": (tmp_path / "kaggle", "*/*/*")}
+    found = sweep_disk.fn(folders, store.location, Retention(), dry_run=False)
+    assert sorted(each.name for each in found) == ["owner/slug/.4.removed", "owner/slug/5"]
+    assert list(used.parent.iterdir()) == [used]
 
 
 def test_a_policy_that_would_keep_nothing_is_refused() -> None:
