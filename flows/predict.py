@@ -1,6 +1,9 @@
 """Score the films that arrived in the bucket, each exactly once, with the champion."""
 
+from typing import Annotated
+
 from prefect import flow, runtime
+from pydantic import Field
 
 from flows.settings import Settings
 from flows.start import due_name, set_up_logging, started_again, turn_at
@@ -12,7 +15,9 @@ INBOX_LIMIT = "cxr-inbox"
 
 
 @flow(name="predict", flow_run_name=lambda: due_name("predict"))
-def predict(prefix: str = "inbox", model: str = "", version: str = "") -> int:
+def predict(
+    prefix: Annotated[str, Field(pattern="[^/]")] = "inbox", model: str = "", version: str = ""
+) -> int:
     """Score the new films below ``prefix``; returns how many there were.
 
     Predictions and a page for each batch lie below ``predictions/``; the films stay where they

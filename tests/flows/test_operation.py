@@ -135,12 +135,14 @@ def test_the_form_of_a_deployment_describes_its_settings(api: Api) -> None:
     settings = train["parameter_openapi_schema"]["definitions"]["TrainingConfig"]["properties"]
     assert "epochs" in settings
     assert settings["precision"]["description"].startswith("``auto``")
-    answer = api.post(
-        f"/deployments/{train['id']}/create_flow_run",
-        {"parameters": {"config": {"training": {"epochs": "many"}}}},
-    )
-    assert answer.status_code == 409
-    assert "many" in answer.text
+    (predict,) = (each for each in api.filter("deployments") if each["name"] == "predict")
+    for deployment, wrong, told in (
+        (train, {"config": {"training": {"epochs": "many"}}}, "many"),
+        (predict, {"prefix": "/"}, "prefix"),
+    ):
+        answer = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": wrong})
+        assert answer.status_code == 409
+        assert told in answer.text
 
 
 def test_what_cannot_be_deployed_is_one_line(stack: Shell, api: Api) -> None:

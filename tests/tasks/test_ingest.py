@@ -116,6 +116,7 @@ def test_a_bucket_is_mirrored_from_the_server_of_the_runs(
         assert (location.endpoint_url, location.bucket) == (STORE.endpoint_url, "films")
         assert folder.is_relative_to(data_dir)
         assert config.max_extracted_files == 9
+        folder.mkdir(parents=True)
         return Mirror(uri=location.uri(), num_objects=5, num_bytes=50, num_downloaded=2)
 
     monkeypatch.setattr(tasks.ingest, "download_prefix", mirror)
