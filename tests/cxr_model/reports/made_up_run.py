@@ -242,6 +242,15 @@ def shortcut_record(classes: list[str], *, alarm: bool) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "chance": 1 / len(classes), "model": share(0.8), "probes": [probe],
+        "told_apart": [
+            {"probe": "metadata", "class": label, "balanced_accuracy": share(0.61),
+             "model": share(0.83)}
+            for label in classes
+        ],
+        "corner_exchange": {
+            "followed": share(0.11), "control": share(0.07), "excess": share(0.04),
+        },
+        "rules": ["Somebody rings."],
         "subgroups": [{"source": "a", "class": classes[0], "n": 9, "sensitivity": share(0.7)}],
         "headline": share(0.3), "strongest": "metadata", "alarm": alarm,
         "alarms": ["the border alone tells the classes apart"] if alarm else [],

@@ -198,6 +198,13 @@ def test_each_part_of_the_evidence_has_a_section_and_the_gates_stand_by_the_accu
     assert page.count("the same bytes or the same picture") == 2
     assert "Left out: Retrained, border alone: loss is inf in epoch 2." in page
     assert "Not externally validated when this report was written." in page
+    shortcuts = page[page.index('<section id="shortcuts"') :]
+    shortcuts = shortcuts[: shortcuts.index("</section>")]
+    assert shortcuts.count('<span class="value">0.610</span>') == len(classes)  # told apart
+    assert shortcuts.count('<span class="value">0.830</span>') == len(classes)  # by the model
+    for corners in ("0.110", "0.070", "0.040"):
+        assert corners in shortcuts
+    assert "Somebody rings." in shortcuts
 
 
 def test_a_search_that_was_not_made_is_no_search_that_found_nothing(tmp_path: Path) -> None:
