@@ -4,11 +4,14 @@ Work is what the library does. What is left over of a stage is orchestration: Pr
 runs and their states, artifacts, log lines, checkpoints, the bucket.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+
+logger = logging.getLogger(__name__)
 
 _working: ContextVar[list[float]] = ContextVar("_working")
 """Seconds of work in the stage that runs now."""
@@ -29,6 +32,7 @@ class StageClock:
     def __call__(self, stage: str) -> Iterator[None]:
         seconds: list[float] = []
         token = _working.set(seconds)
+        logger.info("stage: %s", stage)
         started = time.perf_counter()
         try:
             yield

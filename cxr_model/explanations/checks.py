@@ -4,6 +4,7 @@ The tests that need many maps run on fewer films, and the one that needs a map f
 on a method's coarser variant where it has one; each figure carries its n.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from cxr_model.explanations.localisation import energy_inside, peaks_inside
 from cxr_model.explanations.lung_field import LUNG_FIELD_METHOD, LUNG_FIELD_QUALITY
 from cxr_model.explanations.randomisation import SIDE, cascade, similarity, spearman
 from cxr_model.explanations.verdicts import Check, bound_check, mean_estimate, paired_check
+
+log = logging.getLogger(__name__)
 
 Explain = Callable[[nn.Module, Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
 """Network, films (N, C, H, W), classes (N,), seed: maps (N, H, W) and convergence deltas (N,)."""
@@ -86,6 +89,7 @@ def check_methods(
     shared = _Shared(network, films, seed)
     records = {}
     for name, method in methods.items():
+        log.info("explanations: %s is put to the test", method.title)
         explained = method.explain(network, films.x_NCHW, films.targets_N, seed)
         records[name] = _check_method(network, films, method, explained, shared, seed)
         keep(name, explained[0])

@@ -149,6 +149,7 @@ def retrained_probes(subject: Subject, config: RunConfig) -> tuple[list[Probe], 
     probes, left_out = [], []
     for view in VIEWS:
         title = f"retrained, {view.title}"
+        log.info("shortcuts: a network is %s", title)
         try:
             called_N = retrain(config, subject.card, films, holdout, view)
         except (DivergenceError, OutOfMemory) as error:

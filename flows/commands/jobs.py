@@ -220,7 +220,8 @@ def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -
         out.print(f"{name:<18} {figure} on {n} films, 95 % interval")
     if gates := headline.get("gates"):
         told = (
-            f"{name} {state.replace('failed', '[bold]failed[/]')}" for name, state in gates.items()
+            f"{name} {state.upper() if state == 'failed' else state}"
+            for name, state in gates.items()
         )
         out.print(f"{'gates':<18} {', '.join(told)}")
     out.print(f"report             {location.uri(f'runs/{run_id}/report.html')}")

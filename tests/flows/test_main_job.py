@@ -30,6 +30,7 @@ def published(stack: Shell) -> Path:
     told = stack.ok("train", "--data", "phantom:45", "--run-id", "first", *QUICK)
     closing = told[told.index("\nrun ") :]
     assert re.search(r"accuracy +\d\.\d{3} \(\d\.\d\d–\d\.\d\d\) on 9 films", closing)
+    assert re.search(r"\ngates +leakage passed, [A-Za-z ,]+\n", closing)
     assert "s3://cxr/runs/first/report.html" in closing
     assert f"http://127.0.0.1:{stack.settings.prefect_port}/runs/flow-run/" in closing
     return Path(stack.ok("report", "latest", "--to", "fetched").strip()).parent
