@@ -13,12 +13,12 @@ from cxr_model.run_folder import write_json
 from flows.settings import Settings
 from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
 from flows.task_runner import fold_runner
+from tasks.artifacts import show_link
 from tasks.crossval import train_fold, write_crossval_report
 from tasks.ingest import ingest
 from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, check_folds, index_films
 from tasks.publish import check_store, is_published, publish
-from tasks.report import show_link
 
 
 @flow(name="folds", validate_parameters=False)

@@ -8,12 +8,13 @@ from flows.configuration import change_config, config_from_values
 from flows.run_id import data_name
 from flows.settings import Settings
 from flows.start import due_name, set_up_logging, started_run, turn_at
-from tasks.evaluate import evaluate_on, fetch_registered, fetch_trained
+from tasks.artifacts import show_link
+from tasks.evaluate import evaluate_on
+from tasks.fetched_model import fetch_registered, fetch_trained
 from tasks.ingest import ingest
 from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, index_films
 from tasks.publish import check_store, publish
-from tasks.report import show_link
 
 
 def _run_id() -> str:

@@ -8,7 +8,7 @@ from cxr_model.errors import StackError
 from flows.doctor import examine
 from flows.settings import Settings
 from flows.start import due_name, set_up_logging
-from tasks.report import show_table
+from tasks.artifacts import show_table
 
 
 @flow(name="doctor", flow_run_name=lambda: due_name("doctor"))

@@ -7,9 +7,9 @@ from pydantic import Field
 
 from flows.settings import Settings
 from flows.start import due_name, set_up_logging, started_again, turn_at
-from tasks.evaluate import fetch_registered
+from tasks.artifacts import show_table
+from tasks.fetched_model import fetch_registered
 from tasks.inbox import BATCH_FILMS, find_new_films, name_batch, score_batch
-from tasks.report import show_table
 
 INBOX_LIMIT = "cxr-inbox"
 

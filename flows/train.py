@@ -10,6 +10,7 @@ from cxr_model.run_folder import RunFolder, write_json
 from flows.run_id import data_name
 from flows.settings import Settings
 from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
+from tasks.artifacts import show_figures, show_report
 from tasks.dataset_state import look_at_source, remember_trained
 from tasks.evaluate import evaluate_holdout, explain_holdout
 from tasks.evidence import (
@@ -31,7 +32,7 @@ from tasks.publish import (
     publish,
 )
 from tasks.registry import check_model_name
-from tasks.report import show_figures, show_report, write_report
+from tasks.report import write_report
 from tasks.stage_clock import StageClock
 from tasks.train import train_network
 

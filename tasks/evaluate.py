@@ -1,6 +1,5 @@
 """Prefect tasks that measure and explain; the work is `cxr_model.stages` and `gallery`."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,11 @@ from cxr_model.config import RunConfig
 from cxr_model.explanations.gallery import explain
 from cxr_model.external import evaluate_elsewhere
 from cxr_model.metrics import format_estimate
-from cxr_model.run_folder import RunFolder, read_json
+from cxr_model.run_folder import RunFolder
 from cxr_model.stages import evaluate
 from cxr_model.summary import headline
-from tasks.named_model import find_model
 from tasks.progress import tell_films
-from tasks.registry import VERSION_FILES, fetch_version, find_version
-from tasks.retries import storage_task
 from tasks.stage_clock import working
-from tasks.storage import ObjectStore
-from tasks.storage_location import StoreLocation
 
 
 @task(cache_policy=NO_CACHE)
@@ -54,35 +48,6 @@ def explain_holdout(
         else:
             logger.info("%s: %s", name, format_estimate(found))
     return figures
-
-
-@dataclass(frozen=True)
-class FetchedModel:
-    root: Path
-    """Folder of its files."""
-    settings: dict[str, Any]
-    """Those of its run."""
-
-
-@storage_task()
-def fetch_registered(
-    location: StoreLocation, model: str, version: str, folder: Path
-) -> FetchedModel:
-    """A version of the registry below ``folder``; the champion, and the only model, by default."""
-    with ObjectStore(location) as store:
-        found = find_version(store, model, version)
-        run = fetch_version(store, found.model, found.run_id, folder / "models", VERSION_FILES)
-    get_run_logger().info("model %s, version %s", found.model, found.run_id)
-    return FetchedModel(run.root, read_json(run.config))
-
-
-@storage_task()
-def fetch_trained(location: StoreLocation, name: str, folder: Path) -> FetchedModel:
-    """A model by name (`find_model`), published runs that nobody registered among them."""
-    with ObjectStore(location) as store:
-        run = find_model(store, name, folder, VERSION_FILES).fetch()
-    get_run_logger().info("network of run %s", run.root.name)
-    return FetchedModel(run.root, read_json(run.config))
 
 
 @task(cache_policy=NO_CACHE)

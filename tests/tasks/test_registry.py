@@ -10,7 +10,7 @@ from prefect.logging import disable_run_logger
 
 from cxr_model.errors import ConfigError, StorageError
 from cxr_model.run_folder import RunFolder
-from tasks.evaluate import fetch_registered
+from tasks.fetched_model import fetch_registered
 from tasks.registry import (
     VERSION_FILES,
     Champion,

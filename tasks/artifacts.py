@@ -1,0 +1,84 @@
+"""What a run shows in the Prefect UI, under stable keys."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+
+from cxr_model.metrics import format_estimate
+from cxr_model.run_folder import RunFolder
+
+SHOWN_FIGURES = {
+    "loss.svg": "svg+xml",
+    "balanced-accuracy.svg": "svg+xml",
+    "confusion-matrix.svg": "svg+xml",
+    "explanation-01.jpg": "jpeg",
+}
+
+
+@task(cache_policy=NO_CACHE)
+def show_figures(run_root: Path, run_id: str, holdout: dict[str, Any]) -> None:
+    """Artifacts with stable keys, so that the UI shows each one's history over runs."""
+    create_table_artifact(_table(holdout), key="holdout", description=f"Holdout of {run_id}")
+    for name, kind in SHOWN_FIGURES.items():
+        picture = base64.b64encode((RunFolder(run_root).figures / name).read_bytes()).decode()
+        key = name.partition(".")[0]
+        create_image_artifact(f"data:image/{kind};base64,{picture}", key=key, description=run_id)
+
+
+@task(cache_policy=NO_CACHE)
+def show_report(
+    run_id: str,
+    holdout: dict[str, Any],
+    report_url: str,
+    stages: list[dict[str, str | float]],
+) -> None:
+    """The summary, the published report's address, and what each stage took."""
+    show_link.fn(run_id, report_url)
+    create_markdown_artifact(_summary(run_id, holdout, report_url), key="summary")
+    create_table_artifact(stages, key="stages", description=f"Seconds of {run_id}")
+
+
+@task(cache_policy=NO_CACHE)
+def show_link(run_id: str, report_url: str) -> None:
+    """The published report's address, which is valid for a day."""
+    create_link_artifact(
+        report_url,
+        link_text=f"report of {run_id}",
+        key="report",
+        description=f"Valid for a day; later: cxr report {run_id} --open",
+    )
+
+
+def show_table(key: str, rows: list[dict[str, Any]]) -> None:
+    """A table artifact under ``key``."""
+    create_table_artifact(rows, key=key)
+
+
+def _summary(run_id: str, holdout: dict[str, Any], report_url: str) -> str:
+    return (
+        f"# {run_id}\n\n"
+        f"Holdout of {holdout['n']} films, 95 % intervals:\n\n"
+        f"- accuracy {format_estimate(holdout['accuracy'])}\n"
+        f"- balanced accuracy {format_estimate(holdout['balanced_accuracy'])}\n"
+        f"- macro F1 {format_estimate(holdout['macro_f1'])}\n"
+        f"- MCC {format_estimate(holdout['mcc'])}\n\n"
+        f"[Report]({report_url}) (for a day; later: `cxr report {run_id} --open`). "
+        "Not a medical device."
+    )
+
+
+def _table(holdout: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"class": name}
+        | {figure: format_estimate(estimate) for figure, estimate in figures.items()}
+        for name, figures in holdout["per_class"].items()
+    ]
