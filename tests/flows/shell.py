@@ -42,7 +42,7 @@ class Shell:
             env=self.environment | environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=600,  # only ends what hangs: cores may be shared
             check=False,
         )
 
