@@ -30,7 +30,7 @@ class RunStatus:
     name: str
     state: str
     where: str
-    """As its worker calls it: host and process, or namespace and Job."""
+    """Its worker, and what that started for it: a process, or a Job's namespace and name."""
     since: str
     took: str
 
@@ -95,10 +95,11 @@ def runs_of(client: SyncPrefectClient) -> list[RunStatus]:
 
 
 def _run(run: FlowRun) -> RunStatus:
+    started = run.infrastructure_pid or ""
     return RunStatus(
         run.name,
         run.state_name or "",
-        run.infrastructure_pid or "",
+        " ".join(filter(None, (str(run.labels.get("prefect.worker.name", "")), started))),
         _moment(run.start_time or run.expected_start_time),
         str(timedelta(seconds=round(run.total_run_time.total_seconds()))),
     )

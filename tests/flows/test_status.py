@@ -18,6 +18,7 @@ def run(name: str, minutes_ago: int, state: StateType, where: str | None = None)
         state_name=state.value.capitalize(),
         expected_start_time=NOW - timedelta(minutes=minutes_ago),
         infrastructure_pid=where,
+        labels={"prefect.worker.name": "box"} if where else {},
     )
 
 
@@ -35,8 +36,8 @@ class Server:
 def test_a_training_is_shown_whose_hours_others_wait_for_and_where_it_runs() -> None:
     waiting = [run(f"predict-{n}", 15 * n, StateType.SCHEDULED) for n in range(1, 40)]
     to_come = run("train-to-come", -600, StateType.SCHEDULED)
-    training = run("train-long", 700, StateType.RUNNING, "box:4711")
+    training = run("train-long", 700, StateType.RUNNING, "4711")
     found = runs_of(cast(SyncPrefectClient, Server([to_come, *waiting, training])))
-    assert (found[0].name, found[0].state, found[0].where) == ("train-long", "Running", "box:4711")
+    assert (found[0].name, found[0].state, found[0].where) == ("train-long", "Running", "box 4711")
     assert [each.name for each in found[1:4]] == ["predict-1", "predict-2", "predict-3"]
     assert len(found) == 15
