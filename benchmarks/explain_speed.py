@@ -14,7 +14,7 @@ from captum.attr import LayerGradCam, Occlusion
 
 from benchmarks.rounds import Contestant, films_per_second, result
 from cxr_model.config import ExplainConfig
-from cxr_model.explanations.attribution import grad_cam_maps, occlusion_maps
+from cxr_model.explanations.attribution import batch_size, grad_cam_maps, occlusion_maps
 from cxr_model.network import Network
 
 _FORWARD_FILMS = 256
@@ -36,7 +36,7 @@ def measure_explanations(
 
     def forward() -> int:
         with torch.inference_mode():
-            for batch in torch.split(some_NCHW, 64):
+            for batch in torch.split(some_NCHW, batch_size(some_NCHW)):
                 network(batch)
         return len(some_NCHW)
 

@@ -17,10 +17,12 @@ from cxr_model.hygiene.candidates import near_hashes
 from cxr_model.index import data_digest, patient_summary, read_index
 from cxr_model.metrics import (
     Estimate,
-    bootstrap_weights,
+    certain_slack,
+    draw_figures,
     estimate_from_draws,
     evaluate_predictions,
     proportion_interval,
+    widen,
 )
 from cxr_model.model_files import ModelCard
 from cxr_model.predict import BATCH_SIZE, Predictor
@@ -42,10 +44,11 @@ COPY_BITS = 5
 def unseen_films(run: RunFolder, model: RunFolder) -> tuple[pd.DataFrame, dict[str, int]]:
     """The readable films of ``run``'s index that ``model`` has never met, and how many it has.
 
-    A film that stands in the index of the model's own data is left out, whichever split it was
-    in: ``bytes`` counts those that are the same file, ``near`` those that show the same picture
-    in other bytes, as their hashes tell; the pictures themselves are not published.
-    Raises ``DataError`` where nothing is left or a class is none of the model's.
+    Left out is whatever the index of the model's own data has, whichever split it was in:
+    ``bytes`` counts films that are the same file, ``near`` those that show the same picture in
+    other bytes, as their hashes tell (the pictures themselves are not published), ``patients``
+    others of the same patients, and ``copies`` what hangs together with any of these by copies,
+    series or patient. Raises ``DataError`` where nothing is left or a class is none of the model's.
     """
     index = read_index(run.index)
     films = index[index["error"] == ""].assign(group=group_films(index), split="external")
@@ -58,14 +61,23 @@ def unseen_films(run: RunFolder, model: RunFolder) -> tuple[pd.DataFrame, dict[s
         )
     known = read_index(model.index)
     is_same = films["sha256"].isin(set(known["sha256"])).to_numpy()
-    is_near = _shows_one_of(films["phash"], known.loc[known["error"] == "", "phash"]) & ~is_same
-    if (is_same | is_near).all():
+    is_near = _shows_one_of(films["phash"], known.loc[known["error"] == "", "phash"])
+    patients = set(known.loc[known["patient"] != "", "patient"])
+    is_patient = films["patient"].isin(patients).to_numpy()
+    is_known = is_same | is_near | is_patient
+    is_left_out = films["group"].isin(set(films.loc[is_known, "group"])).to_numpy()
+    if is_left_out.all():
         raise DataError(
             f"all {len(films)} films are of the model's own data; name a data set that it has "
             "not met"
         )
-    left_out = {"bytes": int(is_same.sum()), "near": int(is_near.sum())}
-    return films[~(is_same | is_near)], left_out
+    left_out = {
+        "bytes": int(is_same.sum()),
+        "near": int((is_near & ~is_same).sum()),
+        "patients": int((is_patient & ~is_near & ~is_same).sum()),
+        "copies": int((is_left_out & ~is_known).sum()),
+    }
+    return films[~is_left_out], left_out
 
 
 def _shows_one_of(phashes: pd.Series, known: pd.Series) -> NDArray[np.bool_]:
@@ -165,11 +177,15 @@ def _accuracy(answered: pd.DataFrame, *, draws: int, seed: int) -> Estimate:
         return proportion_interval(0, 0)
     is_right_N = (answered["decision"] == answered["label"]).to_numpy(np.float64)
     groups_N = answered["group"].to_numpy(dtype=str)
-    drawn = [
-        is_right_N @ weights_NB / weights_NB.sum(axis=0)
-        for weights_NB in bootstrap_weights(groups_N, draws, np.random.default_rng(seed))
-    ]
-    return estimate_from_draws(is_right_N.mean(), np.concatenate(drawn), len(answered))
+    points, drawn = draw_figures(
+        lambda weights_NB: {"accuracy": is_right_N @ weights_NB / weights_NB.sum(axis=0)},
+        groups_N,
+        draws=draws,
+        seed=seed,
+    )
+    value = float(points["accuracy"])
+    slack = certain_slack(np.array([value]), np.array([len(np.unique(groups_N))]))
+    return widen(estimate_from_draws(value, drawn["accuracy"], len(answered)), slack)
 
 
 def _write_page(run: RunFolder, metrics: dict[str, Any]) -> None:

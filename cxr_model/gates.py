@@ -91,23 +91,27 @@ def _leakage(run: RunFolder, *, near_searched: bool) -> Finding:
         check_disjoint(splits)
     except DataError as error:
         return False, str(error).partition(";")[0]
-    torn = _torn_copies(splits, index)
-    if torn:
-        return False, f"{torn[0]} and its copy {torn[1]} stand in two splits"
+    for column, relative in (
+        ("patient", "of the same patient"),
+        ("series", "of the same series"),
+        ("copies", "its copy"),
+    ):
+        if torn := _torn(splits, index, column):
+            return False, f"{torn[0]} and {torn[1]}, {relative}, stand in two splits"
     groups = f"{splits['group'].nunique():,} groups, none in two splits"
     if near_searched:
         return True, f"{groups}, near duplicates included"
     return True, f"{groups}; near duplicates were not looked for"
 
 
-def _torn_copies(splits: pd.DataFrame, index: pd.DataFrame) -> list[str]:
-    """Paths of two films that show one picture in different splits; empty where there are none.
+def _torn(splits: pd.DataFrame, index: pd.DataFrame, column: str) -> list[str]:
+    """Paths of two films that one value of ``column`` names, in different splits; or none.
 
     Asked of the index and not of the groups, which a fault in grouping may have left too small.
     """
-    copies = index.loc[index["copies"] != "", ["path", "copies"]]
-    dealt = splits.merge(copies, on="path").drop_duplicates(["copies", "split"])
-    torn = dealt[dealt.duplicated("copies", keep=False)].sort_values(["copies", "path"])
+    named = index.loc[index[column] != "", ["path", column]].rename(columns={column: "named"})
+    dealt = splits[["path", "split"]].merge(named, on="path").drop_duplicates(["named", "split"])
+    torn = dealt[dealt.duplicated("named", keep=False)].sort_values(["named", "path"])
     return torn["path"].head(2).tolist()
 
 

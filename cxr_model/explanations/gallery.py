@@ -37,6 +37,7 @@ from cxr_model.stages import read_predictions
 
 INDEX_COLUMNS = ["path", "sha256", "label", "predicted", "probability", "chosen"]
 
+_BATCH = 64
 _NUM_BASELINES = 16  # training films that GradientShap starts from
 
 
@@ -200,11 +201,14 @@ def pointing_game(network: Network, source: _Films, predictions: pd.DataFrame) -
     ]
     if films.empty:
         return {}
-    found = [source.mask(path) for path in films["path"]]
-    masks_NHW = np.stack([mask for mask in found if mask is not None])
-    x_NCHW = source.prepare(source.pixels(films["sha256"].tolist()))
-    cams = grad_cam_maps(network, x_NCHW, source.targets(films["label"].tolist()))
-    hits = int(peaks_inside(cams.cpu().numpy(), masks_NHW).sum())
+    hits = 0
+    for start in range(0, len(films), _BATCH):
+        batch = films.iloc[start : start + _BATCH]
+        found = [source.mask(path) for path in batch["path"]]
+        masks_NHW = np.stack([mask for mask in found if mask is not None])
+        x_NCHW = source.prepare(source.pixels(batch["sha256"].tolist()))
+        cams = grad_cam_maps(network, x_NCHW, source.targets(batch["label"].tolist()))
+        hits += int(peaks_inside(cams.cpu().numpy(), masks_NHW).sum())
     return {"grad_cam_pointing_game": proportion_interval(hits, len(films))}
 
 

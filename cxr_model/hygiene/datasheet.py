@@ -108,9 +108,10 @@ def _counts(numbers: Mapping[str, int]) -> str:
 def _faults(record: dict[str, Any]) -> list[tuple[str, str]]:
     exact, near, counts = record["exact_duplicates"], record["near_duplicates"], record["counts"]
     altered = f"{near['films']:,}" if near["searched"] else "an unknown number (not looked for)"
+    spare = sum(len(paths) - 1 for paths in exact["groups"])
     files = (
-        f"{exact['by_bytes']:,} are copies byte for byte, {exact['by_pixels']:,} pixel for pixel, "
-        f"{altered} after cropping, another exposure or encoding; "
+        f"{exact['by_bytes']:,} have a copy byte for byte, {exact['by_pixels']:,} pixel for pixel "
+        f"({spare:,} could be spared), {altered} after cropping, another exposure or encoding; "
         f"{counts['label conflict']:,} copies stand in several classes."
     )
     pictures = (

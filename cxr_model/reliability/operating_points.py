@@ -14,11 +14,12 @@ from sklearn.metrics import roc_curve
 from cxr_model.errors import DataError
 from cxr_model.metrics import (
     Estimate,
+    certain_slack,
     draw_figures,
     estimate_from_draws,
     make_estimate,
-    proportion_interval,
     ratio,
+    widen,
 )
 
 Array = NDArray[Any]
@@ -189,8 +190,5 @@ def _estimates(
 
 
 def _rate(point: float, drawn_B: Array, groups: Array) -> Estimate:
-    if point not in (0.0, 1.0):
-        return estimate_from_draws(point, drawn_B, len(groups))
-    num_groups = len(np.unique(groups))
-    interval = proportion_interval(int(point) * num_groups, num_groups)
-    return interval | {"n": len(groups)}
+    slack = certain_slack(np.array([point]), np.array([len(np.unique(groups))]))
+    return widen(estimate_from_draws(point, drawn_B, len(groups)), slack)

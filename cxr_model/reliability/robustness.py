@@ -13,7 +13,14 @@ from cxr_model.cache import FilmCache, Pixels
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device, resolve_precision
 from cxr_model.films import films_to_tensor, predict_logits
-from cxr_model.metrics import Estimate, bootstrap_weights, estimate_from_draws
+from cxr_model.metrics import (
+    Estimate,
+    bootstrap_weights,
+    certain_slack,
+    count_groups,
+    estimate_from_draws,
+    widen,
+)
 from cxr_model.model_files import load_model
 from cxr_model.reliability.perturbations import PERTURBATIONS, Perturbation
 from cxr_model.run_folder import RunFolder, write_json
@@ -92,12 +99,17 @@ class _Figures:
     balanced_accuracy: float
     accuracy_B: Array
     balanced_accuracy_B: Array
+    accuracy_slack: tuple[float, float]
+    balanced_accuracy_slack: tuple[float, float]
 
     def estimates(self) -> dict[str, Estimate]:
         return {
-            "accuracy": estimate_from_draws(self.accuracy, self.accuracy_B, self.n),
-            "balanced_accuracy": estimate_from_draws(
-                self.balanced_accuracy, self.balanced_accuracy_B, self.n
+            "accuracy": widen(
+                estimate_from_draws(self.accuracy, self.accuracy_B, self.n), self.accuracy_slack
+            ),
+            "balanced_accuracy": widen(
+                estimate_from_draws(self.balanced_accuracy, self.balanced_accuracy_B, self.n),
+                self.balanced_accuracy_slack,
             ),
         }
 
@@ -114,6 +126,8 @@ class _Bootstrap:
     """Draws of groups, the same for every condition."""
 
     is_class_CN: Array
+    num_groups_C: Array
+    num_groups: int
     weights_NB: Array
     """The first column is the films themselves, the others are draws."""
 
@@ -125,7 +139,13 @@ class _Bootstrap:
         chunks = bootstrap_weights(groups_N, draws, np.random.default_rng(seed))
         weights_NB = np.concatenate([np.ones((len(films), 1)), *chunks], axis=1)
         present = np.unique(truth_N)  # a drawn part of the holdout may lack a class
-        return cls((truth_N == present[:, None]).astype(np.float64), weights_NB)
+        is_class_CN = truth_N == present[:, None]
+        return cls(
+            is_class_CN=is_class_CN.astype(np.float64),
+            num_groups_C=count_groups(groups_N, is_class_CN),
+            num_groups=len(np.unique(groups_N)),
+            weights_NB=weights_NB,
+        )
 
     def figures(self, is_hit_N: NDArray[np.bool_]) -> _Figures:
         films_CB = self.is_class_CN @ self.weights_NB
@@ -141,4 +161,6 @@ class _Bootstrap:
             balanced_accuracy=float(balanced_B[0]),
             accuracy_B=accuracy_B[1:],
             balanced_accuracy_B=balanced_B[1:],
+            accuracy_slack=certain_slack(accuracy_B[:1], np.array([self.num_groups])),
+            balanced_accuracy_slack=certain_slack(sensitivity_CB[:, 0], self.num_groups_C),
         )

@@ -41,7 +41,7 @@ from cxr_model.reports.page import (
 )
 from cxr_model.reports.part_figures import caption, part_figures
 from cxr_model.reports.standards import decide_checklists
-from cxr_model.reports.thresholds import class_scores, rates_at
+from cxr_model.reports.thresholds import class_scores, outcome_at
 from cxr_model.run_folder import RunFolder, atomic_path, read_json
 from cxr_model.splits import SPLITS, read_splits
 from cxr_model.stages import read_predictions
@@ -176,7 +176,7 @@ def _page_data(evidence: Evidence, holdout: _Holdout) -> dict[str, Any]:
 def _rates_at_half(holdout: _Holdout) -> list[dict[str, Any]]:
     """What the page shows of thresholds where no script runs."""
     return [
-        {"class": label} | rates_at(holdout.truth_N == c, holdout.scores_NC[:, c], 0.5, 0.05)
+        {"class": label} | outcome_at(holdout.truth_N == c, holdout.scores_NC[:, c], 0.5, 0.05)
         for c, label in enumerate(holdout.classes)
     ]
 

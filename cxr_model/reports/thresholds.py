@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_model.metrics import proportion_interval
+from cxr_model.reliability.operating_points import predictive_values
 
 Array = NDArray[Any]
 
@@ -41,7 +42,7 @@ def _sorted_scores(scores_N: Array, most: int) -> dict[str, Any]:
     return {"scores": kept.tolist(), "n": len(scores_N)}
 
 
-def rates_at(
+def outcome_at(
     positive_N: Array, score_N: Array, threshold: float, prevalence: float
 ) -> dict[str, Any]:
     """Counts and rates where a film is called positive at or above ``threshold``.
@@ -53,14 +54,10 @@ def rates_at(
     tp, fn = int((called_N & positive_N).sum()), int((~called_N & positive_N).sum())
     fp, tn = int((called_N & ~positive_N).sum()), int((~called_N & ~positive_N).sum())
     sensitivity, specificity = proportion_interval(tp, tp + fn), proportion_interval(tn, tn + fp)
-    found, left = sensitivity["value"], specificity["value"]
-    ppv = npv = None
-    if found is not None and left is not None:
-        true_alarms, false_alarms = found * prevalence, (1 - left) * (1 - prevalence)
-        missed, at_peace = (1 - found) * prevalence, left * (1 - prevalence)
-        ppv = true_alarms / (true_alarms + false_alarms) if true_alarms + false_alarms else None
-        npv = at_peace / (at_peace + missed) if at_peace + missed else None
+    rates = [np.float64(each["value"]) for each in (sensitivity, specificity)]  # None: NaN
+    values = predictive_values(*rates, prevalence)
     return {
         "tp": tp, "fn": fn, "fp": fp, "tn": tn,
-        "sensitivity": sensitivity, "specificity": specificity, "ppv": ppv, "npv": npv,
+        "sensitivity": sensitivity, "specificity": specificity,
+        **{name: None if np.isnan(value) else float(value) for name, value in values.items()},
     }  # fmt: skip

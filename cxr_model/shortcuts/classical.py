@@ -18,6 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from cxr_model.films import FilmSet
 from cxr_model.shortcuts.scores import Array, Judge, Probe, one_hot
 
+SURROUNDINGS = "surroundings"
+"""Name of the probe that sees all that is left without the lungs."""
 _THUMBNAIL_PX = 16
 _BORDER_PX, _RING_PX = 32, 2
 _MOST_VALUES = 20
@@ -30,8 +32,7 @@ def metadata_probe(tables: Mapping[str, pd.DataFrame], train: FilmSet, judge: Ju
     ``tables`` are rows of the index for ``train`` and ``holdout``. A file's length is left
     out: it grows with the texture of the picture, lungs included.
     """
-    known = tables["train"]
-    seen = [_metadata(films, known) for films in (known, tables["holdout"])]
+    seen = _metadata_of_both(tables)
     forest = _forest(judge, max_features="sqrt")
     called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
     return Probe(
@@ -63,9 +64,7 @@ def thumbnail_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
 
 def border_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
     """A forest on the outer 6 % of each side, shrunk to a ring of 2 px around 28 unseen ones."""
-    ring = np.ones((_BORDER_PX, _BORDER_PX), dtype=bool)
-    ring[_RING_PX:-_RING_PX, _RING_PX:-_RING_PX] = False
-    seen = [_shrink(films, _BORDER_PX)[:, ring] for films in (train, holdout)]
+    seen = [_ring(films) for films in (train, holdout)]
     # A marker is a few grey levels of some hundred, and a tree has to come upon them.
     forest = _forest(judge, max_features=0.3)
     called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
@@ -75,6 +74,29 @@ def border_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
         evidence="no lung",
         how="a random forest on the outer 6 % of each side, shrunk to 240 grey levels, fitted on "
         "the training split",
+        called_NC=one_hot(called_N, judge.num_classes),
+    )
+
+
+def surroundings_probe(
+    tables: Mapping[str, pd.DataFrame], train: FilmSet, holdout: FilmSet, judge: Judge
+) -> Probe:
+    """A forest on all that `metadata_probe` and `border_probe` see.
+
+    One class is often told by its files and another by its border: neither probe alone says
+    how far one gets without the lungs.
+    """
+    seen = [
+        np.hstack([table_NF, _ring(films)])
+        for table_NF, films in zip(_metadata_of_both(tables), (train, holdout), strict=True)
+    ]
+    forest = _forest(judge, max_features=0.3)
+    called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
+    return Probe(
+        name=SURROUNDINGS,
+        title="metadata and border",
+        evidence="no lung",
+        how="a random forest on what the two above it see, fitted on the training split",
         called_NC=one_hot(called_N, judge.num_classes),
     )
 
@@ -95,6 +117,10 @@ def _fit(model: ClassifierMixin, train_NF: Array, targets_N: Array, judged_NF: A
     return called_N
 
 
+def _metadata_of_both(tables: Mapping[str, pd.DataFrame]) -> list[Array]:
+    return [_metadata(films, tables["train"]) for films in (tables["train"], tables["holdout"])]
+
+
 def _metadata(films: pd.DataFrame, known: pd.DataFrame) -> Array:
     """Numbers (N, F): sizes, and a column for each mode and format that ``known`` films have."""
     width, height = (films[name].to_numpy(np.float64) for name in ("width", "height"))
@@ -103,6 +129,13 @@ def _metadata(films: pd.DataFrame, known: pd.DataFrame) -> Array:
         for value in known[name].value_counts().index[:_MOST_VALUES]:
             columns.append((films[name] == value).to_numpy(np.float64))
     return np.stack(columns, axis=1)
+
+
+def _ring(films: FilmSet) -> Array:
+    """The grey levels (N, 240) of the outer 6 % of each side."""
+    ring = np.ones((_BORDER_PX, _BORDER_PX), dtype=bool)
+    ring[_RING_PX:-_RING_PX, _RING_PX:-_RING_PX] = False
+    return _shrink(films, _BORDER_PX)[:, ring]
 
 
 def _shrink(films: FilmSet, size_px: int) -> Array:

@@ -4,13 +4,23 @@ All probes and the model are judged on the same bootstrap draws of the same grou
 differences are paired. Shape suffixes: N holdout films, C classes, R means, B draws.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.metrics import Estimate, bootstrap_weights, estimate_from_draws
+from cxr_model.metrics import (
+    Estimate,
+    bootstrap_weights,
+    certain_slack,
+    count_groups,
+    estimate_from_draws,
+    ratio,
+    widen,
+)
 
 Array = NDArray[Any]
 Evidence = Literal["no lung", "lung", "both"]
@@ -29,6 +39,23 @@ class Probe:
     """Share of its passes in which it called each film each class; rows sum to one."""
     by_network: bool = False
     """The run's own network as it is, not one fitted to the probe's films."""
+
+
+class Figure(NamedTuple):
+    """A figure, its draws (B,), and what they say too little of below and above it."""
+
+    value: float
+    drawn_B: Array
+    slack: tuple[float, float] = (0.0, 0.0)
+
+    def less(self, other: "Figure") -> "Figure":
+        """The difference, draw by draw."""
+        (below, above), (other_below, other_above) = self.slack, other.slack
+        return Figure(
+            self.value - other.value,
+            self.drawn_B - other.drawn_B,
+            (math.hypot(below, other_above), math.hypot(above, other_below)),
+        )
 
 
 def one_hot(classes_N: Array, num_classes: int) -> Array:
@@ -51,25 +78,28 @@ class Judge:
     def chance(self) -> float:
         return 1 / self.num_classes
 
-    def balanced_accuracy(self, called_NC: Array) -> tuple[float, Array]:
-        """The value and its draws (B,)."""
+    def balanced_accuracy(self, called_NC: Array) -> Figure:
         hit_N = called_NC[np.arange(len(self.truth_N)), self.truth_N]
-        return self.class_mean(hit_N)
-
-    def class_mean(self, values_N: Array) -> tuple[float, Array]:
-        """The mean over classes of the mean over their films, and its draws (B,)."""
         member_CN = self.truth_N == np.arange(self.num_classes)[:, None]
-        point_C, drawn_CB = self.means(np.tile(values_N, (self.num_classes, 1)), member_CN)
-        return float(point_C.mean()), drawn_CB.mean(axis=0)
+        return self.mean_rate(np.tile(hit_N, (self.num_classes, 1)), member_CN)
 
-    def one_against_rest(self, called_NC: Array, label: int) -> tuple[float, Array]:
-        """Mean of one class's sensitivity and specificity (chance: 0.5), and its draws (B,)."""
+    def one_against_rest(self, called_NC: Array, label: int) -> Figure:
+        """Mean of one class's sensitivity and specificity (chance: 0.5)."""
         is_label = self.truth_N == label
         called_N = called_NC[:, label]
-        point_2, drawn_2B = self.means(
-            np.stack([called_N, 1 - called_N]), np.stack([is_label, ~is_label])
-        )
-        return float(point_2.mean()), drawn_2B.mean(axis=0)
+        return self.mean_rate(np.stack([called_N, 1 - called_N]), np.stack([is_label, ~is_label]))
+
+    def mean_rate(self, hits_RN: Array, member_RN: Array) -> Figure:
+        """The mean of the rates of hits among the films of each row."""
+        point_R, drawn_RB = self.means(hits_RN, member_RN)
+        slack = certain_slack(point_R, count_groups(self.groups_N, member_RN))
+        return Figure(float(point_R.mean()), drawn_RB.mean(axis=0), slack)
+
+    def class_mean(self, values_N: Array) -> Figure:
+        """The mean over classes of the mean over their films, of values that are no rates."""
+        member_CN = self.truth_N == np.arange(self.num_classes)[:, None]
+        point_C, drawn_CB = self.means(np.tile(values_N, (self.num_classes, 1)), member_CN)
+        return Figure(float(point_C.mean()), drawn_CB.mean(axis=0))
 
     def means(self, values_RN: Array, member_RN: Array) -> tuple[Array, Array]:
         """Means (R,) over the films of each row of ``member_RN``, and their draws (R, B).
@@ -79,20 +109,15 @@ class Judge:
         num_films = len(self.truth_N)
         generator = np.random.default_rng(self.seed)
         member_RN = member_RN.astype(np.float64)
-        weights = [np.ones((num_films, 1)), *self._weights(generator)]
+        weights = chain(
+            [np.ones((num_films, 1))], bootstrap_weights(self.groups_N, self.draws, generator)
+        )
         parts = [
-            _ratio((values_RN * member_RN) @ weights_NB, member_RN @ weights_NB)
+            ratio((values_RN * member_RN) @ weights_NB, member_RN @ weights_NB)
             for weights_NB in weights
         ]
         return parts[0][:, 0], np.concatenate(parts[1:], axis=1)
 
-    def _weights(self, generator: np.random.Generator) -> list[Array]:
-        return list(bootstrap_weights(self.groups_N, self.draws, generator))
-
-    def estimate(self, figure: tuple[float, Array], n: int | None = None) -> Estimate:
-        return estimate_from_draws(*figure, len(self.truth_N) if n is None else n)
-
-
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    nothing = np.full_like(numerator, np.nan)
-    return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
+    def estimate(self, figure: Figure, n: int | None = None) -> Estimate:
+        n = len(self.truth_N) if n is None else n
+        return widen(estimate_from_draws(figure.value, figure.drawn_B, n), figure.slack)

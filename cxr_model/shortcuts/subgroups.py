@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_model.shortcuts.scores import Judge, Probe
+from cxr_model.metrics import certain_slack, count_groups
+from cxr_model.shortcuts.scores import Figure, Judge, Probe
 
 _LEAST_FILMS = 5
 _LEAST_SHARE = 0.02
@@ -50,13 +51,15 @@ def measure_subgroups(
             for c, label in enumerate(classes):
                 elsewhere = (judge.truth_N == c).sum() - counts[c]
                 if counts[c] >= _LEAST_FILMS and elsewhere:
-                    found = judge.estimate((float(point_C[c]), drawn_CB[c]), int(counts[c]))
+                    slack = certain_slack(point_C[[c]], count_groups(judge.groups_N, in_CN[[c]]))
+                    figure = Figure(float(point_C[c]), drawn_CB[c], slack)
+                    found = judge.estimate(figure, int(counts[c]))
                     rows.append(
                         {"source": name, "class": label, "n": int(counts[c]), "sensitivity": found}
                     )
             if counts.min() >= _LEAST_FILMS:
-                figure = (float(point_C.mean()), drawn_CB.mean(axis=0))
                 n = int(counts.sum())
-                found = judge.estimate(figure, n)
+                hit_CN = np.tile(hit_N, (len(classes), 1))
+                found = judge.estimate(judge.mean_rate(hit_CN, in_CN), n)
                 rows.append({"source": name, "class": None, "n": n, "balanced_accuracy": found})
     return rows

@@ -75,7 +75,7 @@ def test_good_evidence_makes_every_gate_green_and_bad_evidence_red(run: RunFolde
     write_evidence(run, is_good=False)
     assert states(run) == dict.fromkeys(NAMES, False)
     leakage, shortcut, calibration, explanation = check_gates(run, RunConfig())
-    assert leakage.found == "a.png and its copy c.png stand in two splits"
+    assert leakage.found == "a.png and c.png, its copy, stand in two splits"
     assert shortcut.found == (
         "the border tells the classes apart (accuracy above what no-lung evidence gives: "
         "0.100 (0.05–0.20))"
@@ -91,6 +91,16 @@ def test_a_group_or_a_copy_in_two_splits_is_leakage(run: RunFolder, column: str)
     (leakage, *_) = check_gates(run, RunConfig())
     assert leakage.is_red
     assert leakage.found == f"{column} the same stands in 3 splits (1 such in all)"
+
+
+@pytest.mark.parametrize("column", ["patient", "series"])
+def test_a_patient_or_series_torn_by_groups_too_small_is_leakage(
+    run: RunFolder, column: str
+) -> None:
+    write_index(read_index(run.index).assign(**{column: "the same"}), run.index)
+    (leakage, *_) = check_gates(run, RunConfig())
+    assert leakage.is_red
+    assert leakage.found == f"a.png and b.png, of the same {column}, stand in two splits"
 
 
 def test_a_near_duplicate_that_was_not_dealt_out_is_no_leakage(run: RunFolder) -> None:
@@ -117,7 +127,7 @@ def test_no_torn_copy_escapes_the_leakage_gate_by_the_length_of_a_list(run: RunF
     others = read_index(run.index).drop(columns=["path", "copies"]).head(1)
     write_index(copies.merge(others, how="cross")[list(COLUMNS)], run.index)
     (leakage, *_) = check_gates(run, RunConfig())
-    assert leakage.found == "598.png and its copy 599.png stand in two splits"
+    assert leakage.found == "598.png and 599.png, its copy, stand in two splits"
 
 
 def test_one_method_that_passed_is_enough_to_explain(run: RunFolder) -> None:

@@ -175,6 +175,37 @@ def test_intervals_cover_the_truth_about_19_times_in_20(films_per_group: int) ->
         assert 0.90 <= count / repetitions <= 0.98, (name, count / repetitions)
 
 
+def test_intervals_of_small_classes_that_are_nearly_all_right_cover_the_truth() -> None:
+    """Half of such classes are without a mistake, of which a bootstrap alone is certain."""
+    repetitions, films, rate = 200, 40, 0.98
+    generator = np.random.default_rng(9)
+    truth = np.repeat([0, 1, 2], films)
+    names = np.array(["a", "b", "c"])
+    covered = {"sensitivity": 0, "accuracy": 0, "balanced_accuracy": 0}
+    for seed in range(repetitions):
+        is_right = generator.random(len(truth)) < rate
+        scores = np.eye(3)[np.where(is_right, truth, (truth + 1) % 3)]
+        found = evaluate_predictions(
+            names[truth], scores, np.arange(len(truth)), list(names), draws=300, seed=seed
+        )
+        figures = found | {"sensitivity": found["per_class"]["a"]["sensitivity"]}
+        for name in covered:
+            covered[name] += figures[name]["ci_low"] <= rate <= figures[name]["ci_high"]
+    for name, count in covered.items():
+        assert count / repetitions >= 0.9, (name, count / repetitions)
+
+
+def test_a_faultless_class_is_not_certain() -> None:
+    truth = np.array(["a"] * 30 + ["b"] * 30)
+    scores = np.eye(2)[(truth == "b").astype(int)]
+    found = evaluate_predictions(truth, scores, np.arange(60), ["a", "b"], draws=100, seed=0)
+    wilson = proportion_interval(30, 30)
+    assert found["per_class"]["a"]["sensitivity"] == wilson
+    below = (1 - wilson["ci_low"]) / math.sqrt(2)
+    assert found["balanced_accuracy"]["ci_low"] == pytest.approx(1 - below)
+    assert found["accuracy"]["ci_low"] == proportion_interval(60, 60)["ci_low"]
+
+
 def test_undefined_figures_are_null_and_warn_of_nothing() -> None:
     scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.6, 0.4, 0.0]])
     with warnings.catch_warnings():

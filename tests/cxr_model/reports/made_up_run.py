@@ -238,7 +238,7 @@ def hygiene_record(classes: list[str]) -> dict[str, Any]:
 def shortcut_record(classes: list[str], *, alarm: bool) -> dict[str, Any]:
     probe = {
         "name": "metadata", "title": "Size, mode and format", "evidence": "no lung",
-        "how": "a tree", "balanced_accuracy": share(0.5),
+        "how": "a tree", "balanced_accuracy": share(0.5), "model_above": share(0.3),
     }  # fmt: skip
     return {
         "chance": 1 / len(classes), "model": share(0.8), "probes": [probe],

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from cxr_model.films import FilmSet
-from cxr_model.shortcuts.classical import border_probe, metadata_probe, thumbnail_probe
+from cxr_model.shortcuts.classical import (
+    border_probe,
+    metadata_probe,
+    surroundings_probe,
+    thumbnail_probe,
+)
 from cxr_model.shortcuts.scores import Judge
 
 TRUTH = np.arange(60) % 3
@@ -61,6 +66,21 @@ def test_a_bright_corner_is_seen_by_the_border_probe_and_by_the_thumbnail() -> N
     border = border_probe(train, holdout, judge())
     assert (thumbnail.evidence, border.evidence) == ("both", "no lung")
     assert judge().one_against_rest(border.called_NC, 2)[0] > 0.9
+
+
+def test_classes_told_half_by_files_and_half_by_the_border_are_told_by_both_together() -> None:
+    films = [noise(0), noise(1)]
+    for pixels_NCHW in films:
+        pixels_NCHW[TRUTH == 1, :, :3, :] = 255
+    train, holdout = map(film_set, films)
+    modes = ["RGB" if label == 2 else "L" for label in TRUTH]
+    tables = {"train": table(modes, 0), "holdout": table(modes, 1)}
+    alone = metadata_probe(tables, train, judge()), border_probe(train, holdout, judge())
+    both = surroundings_probe(tables, train, holdout, judge())
+    assert both.evidence == "no lung"
+    for probe in alone:
+        assert judge().balanced_accuracy(probe.called_NC).value < 0.85
+    assert judge().balanced_accuracy(both.called_NC).value > 0.95
 
 
 def test_the_border_probe_is_blind_to_the_middle() -> None:

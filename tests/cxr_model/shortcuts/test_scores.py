@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from cxr_model.shortcuts.scores import Judge, one_hot
+from cxr_model.shortcuts.scores import Figure, Judge, one_hot
 
 
 def make_judge(num_films: int = 90, num_classes: int = 3) -> Judge:
@@ -21,11 +21,11 @@ def test_balanced_accuracy_and_one_against_rest_agree_with_scikit_learn() -> Non
     judge = make_judge(91)
     called_N = np.random.default_rng(1).integers(3, size=91)
     called_NC = one_hot(called_N, 3)
-    value, drawn_B = judge.balanced_accuracy(called_NC)
+    value, drawn_B, _ = judge.balanced_accuracy(called_NC)
     assert value == pytest.approx(balanced_accuracy_score(judge.truth_N, called_N))
     assert np.percentile(drawn_B, 2.5) < value < np.percentile(drawn_B, 97.5)
     for label in range(3):
-        value, drawn_B = judge.one_against_rest(called_NC, label)
+        value, drawn_B, _ = judge.one_against_rest(called_NC, label)
         expected = balanced_accuracy_score(judge.truth_N == label, called_N == label)
         assert value == pytest.approx(expected)
         assert drawn_B.shape == (400,)
@@ -42,7 +42,7 @@ def test_shares_of_several_passes_count_as_their_mean() -> None:
 def test_a_probe_less_itself_is_zero_in_every_draw() -> None:
     judge = make_judge()
     called_NC = one_hot(np.random.default_rng(1).integers(3, size=90), 3)
-    first, second = (judge.balanced_accuracy(called_NC)[1] for _ in range(2))
+    first, second = (judge.balanced_accuracy(called_NC).drawn_B for _ in range(2))
     assert not (first - second).any()
 
 
@@ -50,6 +50,6 @@ def test_draws_without_a_film_of_a_part_are_left_out() -> None:
     judge = make_judge(12)
     only_first = np.arange(12) < 2  # one group
     point_1, drawn_1B = judge.means(np.ones((1, 12)), only_first[None])
-    estimate = judge.estimate((float(point_1[0]), drawn_1B[0]), 2)
+    estimate = judge.estimate(Figure(float(point_1[0]), drawn_1B[0]), 2)
     assert np.isnan(drawn_1B).any()
     assert estimate == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0, "n": 2}
