@@ -54,8 +54,8 @@ def outcome_at(
     tp, fn = int((called_N & positive_N).sum()), int((~called_N & positive_N).sum())
     fp, tn = int((called_N & ~positive_N).sum()), int((~called_N & ~positive_N).sum())
     sensitivity, specificity = proportion_interval(tp, tp + fn), proportion_interval(tn, tn + fp)
-    rates = [np.float64(each["value"]) for each in (sensitivity, specificity)]  # None: NaN
-    values = predictive_values(*rates, prevalence)
+    found, left = (np.float64(each["value"]) for each in (sensitivity, specificity))  # None: NaN
+    values = predictive_values(found, left, prevalence)
     return {
         "tp": tp, "fn": fn, "fp": fp, "tn": tn,
         "sensitivity": sensitivity, "specificity": specificity,
