@@ -6,6 +6,7 @@ Files appear here whole or not at all; `atomic_path` and the writers on top of i
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +158,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A reader sees the old file or the whole new one; after an error the temporary is gone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # By chance, not by process: those of two machines on one volume may have the same number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:

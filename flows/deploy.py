@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,19 +89,28 @@ def keep_plan(settings: Settings, plan: Plan) -> None:
 def apply_if_changed(plan: Plan, settings: Settings) -> None:
     """Likewise, but not where this plan was applied last, by this very code: that takes seconds."""
     if Variable.get(_APPLIED, default="") != _digest(plan):
-        apply(plan, settings)
+        apply(plan, settings, is_kept=True)
 
 
-def apply(plan: Plan, settings: Settings) -> list[str]:
+def apply(plan: Plan, settings: Settings, *, is_kept: bool = False) -> list[str]:
     """Make the server of ``PREFECT_API_URL`` as ``plan`` says; returns what was applied.
 
     Raises ``ConfigError`` for a schedule of no deployment or none that can be read, and for a
-    block that does not exist.
+    block that does not exist. Of a plan that was kept such a block is left out: whoever brings
+    the stack up can make it only then.
     """
     defined = definition(plan)
     with get_client(sync_client=True) as client:
+        try:
+            automations = _automations(client, plan)  # refused before anything is changed
+        except ConfigError as error:
+            if not is_kept:
+                raise
+            print(f"no notifications: {error}", file=sys.stderr, flush=True)
+            plan = replace(plan, notify="")
+            automations = _automations(client, plan)
         Variable.unset(_APPLIED)
-        automations = _automations(client, plan)  # refused before anything is changed
+        _keep_parameters(client, defined)
         _make_pool(client, plan.pool)
         for limit in (REGISTRY_LIMIT, settings.device_slot):
             make_limit(client, limit)
@@ -169,6 +178,20 @@ def definition(plan: Plan) -> dict[str, Any]:
         for schedule in each["schedules"]:
             schedule["active"] = plan.schedules_active and schedule.get("active", True)
     return defined
+
+
+def _keep_parameters(client: SyncPrefectClient, defined: dict[str, Any]) -> None:
+    """What operators set in the forms of the others stays: Prefect's command would reset it."""
+    others = {each["name"]: each for each in defined["deployments"]}
+    for name in _CONFIGURED:
+        del others[name]
+    for found in client.read_deployments(
+        deployment_filter=DeploymentFilter(
+            name=DeploymentFilterName(any_=list(others)), tags=DeploymentFilterTags(all_=["cxr"])
+        )
+    ):
+        ours = others[found.name].get("parameters", {})
+        others[found.name]["parameters"] = found.parameters | ours
 
 
 def _cron(name: str, text: str) -> str:

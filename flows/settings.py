@@ -150,6 +150,10 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_HOME": str(prefect_home),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "cxr_model,tasks,flows",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # By default any web page that is open on this machine may start runs, and so commands.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
+            f"http://{host}:{settings.prefect_port}" for host in (LOOPBACK, "localhost")
+        ),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         # A --local run starts its own server, and each Dask worker one; on a busy machine slowly.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",

@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, Log, StateType
 from prefect.client.schemas.sorting import LogSort
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from prefect.types import DateTime
@@ -74,12 +74,24 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
             raise StackError(
                 f"{api_url}: has no deployment {job.deployment}; make it with 'cxr deploy'"
             ) from error
+        except PrefectHTTPStatusError as error:
+            raise StackError(
+                f"{api_url}: refuses the run ({_reason(error)}); say 'cxr deploy' again, so that "
+                "deployments and settings are of this version"
+            ) from error
         except httpx.TransportError as error:
             raise StackError(
                 f"{api_url}: the Prefect server is gone ({error or type(error).__name__}); the "
                 "run may go on on its worker, see 'cxr runs'"
             ) from error
     return flow_run.id
+
+
+def _reason(error: PrefectHTTPStatusError) -> str:
+    try:
+        return str(error.response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {error.response.status_code}"
 
 
 def flow_run_page(api_url: str, flow_run_id: UUID) -> str:
@@ -214,6 +226,11 @@ def _failure(state: str, message: str) -> Exception:
     if state == "Cancelled":
         return StackError(
             "the flow run was cancelled; start it again, or go on with --resume and its id"
+        )
+    if state == "Crashed":
+        return StackError(
+            f"the flow run ended as Crashed: {message}; see the worker's log, then go on with "
+            "--resume and its id"
         )
     return RuntimeError(f"the flow run ended as {state}: {message}")
 

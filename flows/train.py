@@ -132,8 +132,8 @@ def _work_through(
             explanations=explanations,
             stage_seconds=clock.seconds,
         )
-        show_figures(run.root, run_id, holdout)
     with clock("publish"):
         report_url = publish(settings.store, run.root, run_id, headline)
+    show_figures(run.root, run_id, holdout)  # a UI that is away holds no publication up
     show_report(run_id, holdout, report_url, clock.rows())
     remember_trained(settings.store, data_name(config.data.source), state)

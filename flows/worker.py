@@ -34,6 +34,7 @@ from flows.supervisor import end_with_parent
 _SERVER_TIMEOUT_S = 120.0
 _GRACE_S = 15.0  # a training that is told to end writes a checkpoint
 _AGAIN = "again"
+_NAME = "local"
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
     print(f"ready: runs and deployments at {page}; Ctrl-C or 'cxr down' ends the stack", flush=True)
     # Prefect's command line, in this process: another one would import for seconds first.
     # One run at a time: two on one machine would take twice as long each.
-    command = ["worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", "local"]
+    command = ["worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", _NAME]
     sys.argv = ["prefect", *command, "--limit", "1"]
     work()
 
@@ -110,7 +111,7 @@ def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
 
     With ``go_on`` they count as crashed, and the automation of crashed runs starts them anew,
     or go back to the queue where they had not begun; those that were being cancelled are, and
-    stay so.
+    stay so. Runs of other workers of the pool live, or fall silent, on their own.
     """
     under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     for flow_run in client.read_flow_runs(
@@ -119,6 +120,8 @@ def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
         ),
         work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
     ):
+        if flow_run.labels.get("prefect.worker.name", _NAME) != _NAME:
+            continue
         told = "Its worker ended while this run was under way."
         if flow_run.state_type == StateType.CANCELLING:
             lost: State = Cancelled(message=told)

@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from cxr_model.errors import StorageError
+from cxr_model.errors import ConfigError, StorageError
 from cxr_model.run_folder import RunFolder
 from tasks.storage import ObjectStore
 from tasks.storage_errors import MissingObjectError
@@ -83,6 +83,16 @@ def read_run_settings(store: ObjectStore, run: RunFolder, run_id: str) -> dict[s
             ) from error
     settings: dict[str, Any] = json.loads(text)
     return settings
+
+
+def require_unbegun(store: ObjectStore, run: RunFolder, run_id: str) -> None:
+    """Raises ``ConfigError`` where checkpoints of a run lie here or in the bucket: a new run of
+    its name would delete them."""
+    if any(run.checkpoints.glob("*.pt")) or store.exists(_key(run_id, "latest.json")):
+        raise ConfigError(
+            f"run {run_id}: was begun and has not ended; go on with --resume {run_id}, or choose "
+            "another --run-id"
+        )
 
 
 def drop_checkpoints(store: ObjectStore, run_id: str) -> None:

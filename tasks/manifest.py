@@ -10,6 +10,8 @@ from cxr_model.metrics import format_estimate
 
 SCHEMA_VERSION = 1
 LATEST = "latest"
+TAKEN = (LATEST, "champion", "models")
+"""What `cxr report`, `--model` and the folder of fetched runs mean something else by."""
 """Stands for the newest run where a run id is asked for."""
 
 
@@ -90,7 +92,7 @@ class Manifest:
 
 def is_run_id(name: str) -> bool:
     """Whether ``name`` can be a folder, a key and a part of an address, and is not taken."""
-    return name != LATEST and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name))
+    return name not in TAKEN and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name))
 
 
 def check_run_id(run_id: str) -> None:
@@ -98,5 +100,5 @@ def check_run_id(run_id: str) -> None:
     if not is_run_id(run_id):
         raise ConfigError(
             f"run id {run_id!r}: use up to 100 letters, digits, '.', '_' and '-', beginning "
-            f"with a letter or digit; {LATEST!r} is taken"
+            f"with a letter or digit; {', '.join(TAKEN)} are taken"
         )

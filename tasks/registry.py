@@ -192,11 +192,14 @@ def decide(
             if current is not None:  # whoever decided may have been killed before it told
                 _tell_readers(store, model)
             return None
-        key = f"models/{model}/log/{chosen.number:06d}.json"
+        key, told = f"models/{model}/log/{chosen.number:06d}.json", _to_json(asdict(chosen))
         try:
-            store.create(key, _to_json(asdict(chosen)))
+            store.create(key, told)
         except ExistingObjectError:
-            continue
+            # Ours, where the answer to a first attempt was lost: asked again, a rollback would
+            # go back twice.
+            if store.read_bytes(key) != told:
+                continue
         _tell_readers(store, model)
         return chosen
     raise StorageError(

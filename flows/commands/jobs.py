@@ -173,6 +173,7 @@ def _start(
     """Check what can be checked here, then run ``flow`` on a worker or in this process."""
     from flows import jobs
     from flows.run_id import new_run_id
+    from tasks.checkpoint_store import require_unbegun
     from tasks.manifest import check_run_id
     from tasks.run_store import require_unpublished
     from tasks.sources import check_source
@@ -183,6 +184,8 @@ def _start(
     with open_store(settings) as store:  # refused here in a second, on the worker in thirty
         store.check()
         require_unpublished(store, run_id)
+        if not others.get("resume"):
+            require_unbegun(store, RunFolder(settings.runs_dir / run_id), run_id)
     training = run_config.training
     asks_for_devices = training.device != "auto" or training.num_devices > 1
     if settings.prefect_api_url is None and asks_for_devices:  # the worker is this machine

@@ -70,7 +70,7 @@ def deploy(
         _use_api(settings)
         from flows.deploy import apply, read_plan
 
-        for line in apply(read_plan(settings), settings):
+        for line in apply(read_plan(settings), settings, is_kept=True):
             out.print(line)
         return
     run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)

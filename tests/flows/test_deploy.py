@@ -97,6 +97,17 @@ def test_silence_of_runs_that_are_not_ours_is_nobodys_crash_here() -> None:
     assert not trigger.covers(event_of_run("heartbeat"))
 
 
+@pytest.mark.parametrize(
+    "state",
+    ["AwaitingRetry", "Scheduled", "Pending", "Cancelling", "Paused", "Suspended", "Completed"],
+)
+def test_a_run_that_waits_is_silent_by_right(state: str) -> None:
+    """Given back when its node was taken, it may wait for another longer than heartbeats last."""
+    trigger = automation("cxr: a silent run has crashed")
+    assert trigger.expects(f"prefect.flow-run.{state}")
+    assert not trigger.expects("prefect.flow-run.Running")
+
+
 def test_a_run_that_crashed_before_it_began_is_not_started_for_ever() -> None:
     trigger = automation("cxr: a crashed run starts anew")
     crashes = [event_of_run("Crashed", "cxr-restart", run_count=n) for n in range(3)]

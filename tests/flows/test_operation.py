@@ -116,7 +116,13 @@ def deployed(api: Api) -> dict[str, Any]:
 
 
 def test_deployed_twice_is_the_same(stack: Shell, api: Api, films: Path) -> None:
+    """Also what was set in the form of a deployment that no option of ours configures."""
+    found = api.client.get("/deployments/name/housekeeping/housekeeping").json()
+    kept = {"parameters": {"dry_run": False, "retention": {"max_runs": 7}}}
+    assert api.client.patch(f"/deployments/{found['id']}", json=kept).is_success
     first = deployed(api)
+    (parameters,) = (json.loads(each[-1]) for each in first["deployments"] if "dry_run" in each[-1])
+    assert parameters == kept["parameters"]
     stack.ok("deploy", "--data", films, *ONE_EPOCH, "--schedule", "predict=off")
     assert deployed(api) == first
     assert first["queues"] == [(1, "predictions"), (2, "default")]

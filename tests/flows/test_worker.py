@@ -41,6 +41,14 @@ def test_a_lost_run_that_had_not_begun_goes_back_to_the_queue(go_on: bool, lost:
     assert [state.value for state in server.set] == [lost]
 
 
+def test_runs_of_other_workers_are_left_alone() -> None:
+    server = Server(StateType.RUNNING, StateType.RUNNING)
+    server.runs[0].labels["prefect.worker.name"] = "second"
+    server.runs[1].labels["prefect.worker.name"] = "local"
+    end_lost_runs(cast(SyncPrefectClient, server), go_on=True)
+    assert [state.value for state in server.set] == ["CRASHED"]
+
+
 FAILING_WORKER = """
 import os, subprocess, sys
 from flows import worker

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from cxr_model.errors import StorageError
+from cxr_model.errors import ConfigError, StorageError
 from cxr_model.run_folder import RunFolder, write_json
 from tasks.checkpoint_store import (
     CheckpointWriter,
     drop_checkpoints,
     fetch_checkpoint,
     read_run_settings,
+    require_unbegun,
 )
 from tasks.storage import ObjectStore
 
@@ -82,6 +83,20 @@ def test_the_runs_own_folder_comes_first(store: ObjectStore, tmp_path: Path) -> 
 
 def test_a_run_without_a_checkpoint_has_none(store: ObjectStore, tmp_path: Path) -> None:
     assert not fetch_checkpoint(store, RunFolder(tmp_path), "r")
+
+
+def test_a_run_that_has_not_ended_is_not_begun_anew(
+    either_store: ObjectStore, tmp_path: Path
+) -> None:
+    run, elsewhere = started_run(tmp_path / "here"), RunFolder(tmp_path / "elsewhere")
+    require_unbegun(either_store, run, "r")
+    checkpoint(run, 3)
+    with pytest.raises(ConfigError, match="go on with --resume r, or choose another --run-id"):
+        require_unbegun(either_store, run, "r")
+    put_checkpoints(either_store, run, "r", 6)
+    with pytest.raises(ConfigError, match="was begun and has not ended"):
+        require_unbegun(either_store, elsewhere, "r")
+    require_unbegun(either_store, elsewhere, "another")
 
 
 def test_an_unknown_run_is_told_with_where_it_was_looked_for(

@@ -72,7 +72,9 @@ def test_an_unknown_object_is_told_with_those_there_are() -> None:
         manifest().record("x")
 
 
-@pytest.mark.parametrize("run_id", ["", "latest", "../x", "a/b", ".a", "a b", "ü", "a" * 101])
+@pytest.mark.parametrize(
+    "run_id", ["", "latest", "champion", "models", "../x", "a/b", ".a", "a b", "ü", "a" * 101]
+)
 def test_a_run_id_that_cannot_be_a_key_is_refused(run_id: str) -> None:
     with pytest.raises(ConfigError, match="use up to 100 letters, digits"):
         check_run_id(run_id)

@@ -29,6 +29,7 @@ from tasks.registry import (
 )
 from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
+from tasks.storage_errors import ExistingObjectError
 from tests.conftest import S3Server
 
 
@@ -166,6 +167,23 @@ def test_promotions_at_once_lose_none(
         assert [each.previous for each in log[1:]] == [each.run_id for each in log[:-1]]
         last = store.read_bytes("models/cxr3/champion.json").decode()
         assert f'"run_id": "{log[-1].run_id}"' in last
+
+
+def test_a_decision_whose_answer_was_lost_is_made_once(
+    either_store: ObjectStore, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client then sends it again, and is told that there is such an object: its own."""
+    promote(either_store, register_version(either_store, "cxr3", publish("first")))
+    version = register_version(either_store, "cxr3", publish("second"))
+    create = either_store.create
+
+    def lose_the_answer(key: str, data: bytes) -> None:
+        create(key, data)
+        raise ExistingObjectError(key)
+
+    monkeypatch.setattr(either_store, "create", lose_the_answer)
+    promote(either_store, version)
+    assert [each.run_id for each in read_log(either_store, "cxr3")] == ["first", "second"]
 
 
 def add(log: list[Champion], run_id: str, action: str = "promote") -> None:
