@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cxr_model.errors import ConfigError
+from cxr_model.errors import CheckpointMismatch
 from cxr_model.run_folder import atomic_path
 from cxr_model.trainer import State
 
@@ -48,7 +48,7 @@ class Checkpoints:
     def latest(self) -> State | None:
         """The newest state that can be read, its tensors on the CPU; None where none is.
 
-        Raises ``ConfigError`` for one of other settings, films or another format.
+        Raises ``CheckpointMismatch`` for one of other settings, films or another format.
         """
         for path in self.files():
             try:
@@ -59,7 +59,7 @@ class Checkpoints:
                 log.warning("%s: cannot be read (%s); trying the one before", path, error)
                 continue
             if (version, identity) != (FORMAT_VERSION, self.identity):
-                raise ConfigError(
+                raise CheckpointMismatch(
                     f"{path}: is of other settings, films or another version; resume with those "
                     "of the run, or start a new run"
                 )

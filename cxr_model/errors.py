@@ -16,6 +16,10 @@ class ConfigError(CxrError, ValueError):
     """
 
 
+class CheckpointMismatch(ConfigError):
+    """A checkpoint of other settings or films than those of the training that finds it."""
+
+
 class DataError(CxrError):
     """Films, folders or labels that a run cannot be built on."""
 

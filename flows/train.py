@@ -1,12 +1,17 @@
 """The main job: from a data source to a published, explained and measured network."""
 
+import logging
+import shutil
 import time
+from pathlib import Path
 
 from prefect import flow, runtime
 
 from cxr_model.config import RunConfig
 from cxr_model.device import check_devices
+from cxr_model.errors import CheckpointMismatch
 from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.stages import TrainSummary
 from flows.run_id import data_name
 from flows.settings import Settings
 from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
@@ -35,6 +40,8 @@ from tasks.registry import check_model_name
 from tasks.report import write_report
 from tasks.stage_clock import StageClock
 from tasks.train import train_network
+
+logger = logging.getLogger(__name__)
 
 
 @flow(name="train", flow_run_name=lambda: f"train-{this_run_id()}")
@@ -71,7 +78,7 @@ def train(
         check_store(settings.store, run_id)
         kept = (".checkpoints",) if resume or restarted else ()
         with started_run(root, config, keep=kept) as run:
-            _work_through(run, config, run_id, settings, clock, resume=resume or restarted)
+            _work_through(run, config, run_id, settings, clock, resume=resume, restarted=restarted)
     with clock("promote"):
         enforce_gates(root, config)
         consider_promotion(settings.store, root, model, run_id)
@@ -88,12 +95,12 @@ def _work_through(
     clock: StageClock,
     *,
     resume: bool,
+    restarted: bool,
 ) -> None:
-    if resume:
+    if resume or restarted:
         find_checkpoint(settings.store, run.root, run_id)
     else:
         forget_checkpoints(settings.store, run_id)
-    on_worker = runtime.deployment.id is not None
     with clock("ingest"):
         state = look_at_source(config, settings.store)  # before: what comes later is news
         films = ingest(config, settings.data_dir, settings.store)
@@ -107,9 +114,7 @@ def _work_through(
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
     with turn_at(settings.device_slot):
         with clock("train"):
-            training = train_network(
-                run.root, run_id, config, cache, settings.store if on_worker else None
-            )
+            training = _train(run, run_id, config, cache, settings, restarted=restarted)
         with clock("evaluate"):
             holdout = evaluate_holdout(run.root, config, cache)
         with clock("reliability"):
@@ -137,3 +142,28 @@ def _work_through(
     show_figures(run.root, run_id, holdout)  # a UI that is away holds no publication up
     show_report(run_id, holdout, report_url, clock.rows())
     remember_trained(settings.store, data_name(config.data.source), state)
+
+
+def _train(
+    run: RunFolder,
+    run_id: str,
+    config: RunConfig,
+    cache: Path,
+    settings: Settings,
+    *,
+    restarted: bool,
+) -> TrainSummary:
+    """From the newest checkpoint; a run that nobody restarted by hand may have to begin anew.
+
+    Its source may have got films since: the splits are others, and so is the training.
+    """
+    store = settings.store if runtime.deployment.id is not None else None
+    try:
+        return train_network(run.root, run_id, config, cache, store)
+    except CheckpointMismatch as error:
+        if not restarted:
+            raise
+        logger.warning("the films are others than when the run began, training anew: %s", error)
+        forget_checkpoints(settings.store, run_id)
+        shutil.rmtree(run.checkpoints)
+        return train_network(run.root, run_id, config, cache, store)

@@ -12,6 +12,7 @@ decision is lost and none is made on a champion that is no more.
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
@@ -285,6 +286,7 @@ def fetch_version(
     wanted = [key for key in version.files if not files or key in (*files, *IF_THERE)]
     for _ in in_parallel(fetch, wanted):
         pass
+    os.utime(target)  # housekeeping takes what was not used for long
     return RunFolder(target)
 
 

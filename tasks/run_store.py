@@ -6,6 +6,7 @@ does not exist for readers, so an interrupted publication shows nothing half.
 """
 
 import logging
+import os
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +133,7 @@ def fetch_run(
 
     for _ in in_parallel(fetch, names):
         pass
+    os.utime(target)  # housekeeping takes what was not used for long
     return target
 
 

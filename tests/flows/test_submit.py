@@ -45,7 +45,7 @@ def test_of_a_run_that_nobody_starts_anew_the_crash_is_the_end(client: SyncPrefe
     run, told = client.create_flow_run(nothing, tags=["cxr"]), StringIO()
     client.set_flow_run_state(run.id, Crashed(message="killed"), force=True)
     started = time.monotonic()
-    with pytest.raises(StackError, match="ended as Crashed: killed; see the worker.s log"):
+    with pytest.raises(StackError, match="ended as Crashed: killed; see the worker's log"):
         submit._follow(client, run, Console(file=told))
     assert "anew" not in told.getvalue()
     assert time.monotonic() - started < submit._RESTART_S / 2

@@ -1,0 +1,49 @@
+"""What the main job's flow decides by itself; with a worker it is in `test_main_job`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flows.train
+from cxr_model.config import RunConfig
+from cxr_model.errors import CheckpointMismatch
+from cxr_model.run_folder import RunFolder
+from flows.settings import Settings
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is called when the only checkpoint is of other films."""
+    calls: list[str] = []
+
+    def train_network(run_root: Path, *_: Any) -> str:
+        calls.append("train")
+        if RunFolder(run_root).checkpoints.exists():
+            raise CheckpointMismatch("step-1.pt: is of other films")
+        return "weights"
+
+    monkeypatch.setattr(flows.train, "train_network", train_network)
+    monkeypatch.setattr(flows.train, "forget_checkpoints", lambda *_: calls.append("forget"))
+    return calls
+
+
+def train(root: Path, *, restarted: bool) -> object:
+    run = RunFolder(root)
+    run.checkpoints.mkdir()
+    settings = Settings.from_environment({"CXR_HOME": str(root)})
+    return flows.train._train(run, "r", RunConfig(), root, settings, restarted=restarted)
+
+
+def test_a_run_started_anew_by_itself_trains_anew_where_films_arrived(
+    calls: list[str], tmp_path: Path
+) -> None:
+    assert train(tmp_path, restarted=True) == "weights"
+    assert calls == ["train", "forget", "train"]
+
+
+def test_whoever_asks_for_a_resumption_is_told_instead(calls: list[str], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMismatch, match="other films"):
+        train(tmp_path, restarted=False)
+    assert calls == ["train"]
+    assert RunFolder(tmp_path).checkpoints.exists()
