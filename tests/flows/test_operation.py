@@ -151,6 +151,19 @@ def test_the_form_of_a_deployment_describes_its_settings(api: Api) -> None:
         assert told in answer.text
 
 
+def test_a_web_page_of_elsewhere_may_not_start_runs(stack: Shell, api: Api) -> None:
+    """A run may name its command: whoever starts one runs what they like on this machine."""
+    ours = f"http://127.0.0.1:{stack.settings.prefect_port}"
+    for origin, allowed in (("https://elsewhere.example", None), (ours, ours)):
+        asked = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type",
+        }
+        answer = api.client.options("/deployments/filter", headers=asked)
+        assert answer.headers.get("access-control-allow-origin") == allowed
+
+
 def test_what_cannot_be_deployed_is_one_line(stack: Shell, api: Api) -> None:
     before = deployed(api)
     told = stack.refused("deploy", "--schedule", "doctor=0 0 * * *")
