@@ -78,7 +78,12 @@ def test_the_record_agrees_with_the_predictions(run: RunFolder) -> None:
         assert row["num_parameters"] > 0
     tables = [pd.read_csv(run.root / f"predictions-{name}.csv") for name in PLAN.protocols]
     naive, grouped = ((table["label"] == table["predicted"]).mean() for table in tables)
-    assert record["leakage_estimate"]["accuracy"]["value"] == pytest.approx(naive - grouped)
+    leakage = record["leakage_estimate"]
+    assert leakage["accuracy"]["value"] == pytest.approx(naive - grouped)
+    parts = [leakage[name] for name in ("related", "unrelated") if name in leakage]
+    assert sum(part["n"] for part in parts) == leakage["n"]
+    gained = sum(part["n"] * part["accuracy"]["value"] for part in parts)
+    assert gained == pytest.approx(leakage["n"] * (naive - grouped))
     assert record["rows"][1]["protocol"] == crossval_headline(record)["network"].split()[-1]
 
 
@@ -95,7 +100,7 @@ def test_page_and_summary_show_both_protocols_and_the_difference(run: RunFolder)
 
 @pytest.mark.parametrize(
     ("low", "told"),
-    [(0.01, "So much does a published figure gain"), (-0.01, "these films show none")],
+    [(0.01, "A published figure gains something"), (-0.01, "these films show none")],
 )
 def test_a_gain_is_claimed_only_where_the_interval_leaves_zero_out(
     run: RunFolder, config: RunConfig, low: float, told: str, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def test_record_is_what_stands_on_disk_and_each_probe_says_what_it_saw(
         "metadata": "no lung",
         "thumbnail": "both",
         "border": "no lung",
+        "surroundings": "no lung",
         "network-centre-50": "both",
         "network-centre-70": "both",
         "network-no-lungs": "no lung",
