@@ -41,14 +41,17 @@ COPY_BITS = 5
 3 %, re-exposed and re-encoded all at once, 0.60 are found, of merely re-encoded ones more."""
 
 
-def unseen_films(run: RunFolder, model: RunFolder) -> tuple[pd.DataFrame, dict[str, int]]:
+def unseen_films(run: RunFolder, model: RunFolder) -> tuple[pd.DataFrame, dict[str, int], int]:
     """The readable films of ``run``'s index that ``model`` has never met, and how many it has.
 
     Left out is whatever the index of the model's own data has, whichever split it was in:
     ``bytes`` counts films that are the same file, ``near`` those that show the same picture in
-    other bytes, as their hashes tell (the pictures themselves are not published), ``patients``
-    others of the same patients, and ``copies`` what hangs together with any of these by copies,
-    series or patient. Raises ``DataError`` where nothing is left or a class is none of the model's.
+    other bytes, as their hashes tell (the pictures themselves are not published), ``relatives``
+    what hangs together with any of these by copies, series or patient. A patient's number alone
+    is no reason, as another hospital counts from one too: films that were kept and whose patient
+    has a number of the model's own data are counted, third.
+
+    Raises ``DataError`` where nothing is left or a class is none of the model's.
     """
     index = read_index(run.index)
     films = index[index["error"] == ""].assign(group=group_films(index), split="external")
@@ -62,9 +65,7 @@ def unseen_films(run: RunFolder, model: RunFolder) -> tuple[pd.DataFrame, dict[s
     known = read_index(model.index)
     is_same = films["sha256"].isin(set(known["sha256"])).to_numpy()
     is_near = _shows_one_of(films["phash"], known.loc[known["error"] == "", "phash"])
-    patients = set(known.loc[known["patient"] != "", "patient"])
-    is_patient = films["patient"].isin(patients).to_numpy()
-    is_known = is_same | is_near | is_patient
+    is_known = is_same | is_near
     is_left_out = films["group"].isin(set(films.loc[is_known, "group"])).to_numpy()
     if is_left_out.all():
         raise DataError(
@@ -74,10 +75,11 @@ def unseen_films(run: RunFolder, model: RunFolder) -> tuple[pd.DataFrame, dict[s
     left_out = {
         "bytes": int(is_same.sum()),
         "near": int((is_near & ~is_same).sum()),
-        "patients": int((is_patient & ~is_near & ~is_same).sum()),
-        "copies": int((is_left_out & ~is_known).sum()),
+        "relatives": int((is_left_out & ~is_known).sum()),
     }
-    return films[~is_left_out], left_out
+    left = films[~is_left_out]
+    numbers = set(known.loc[known["patient"] != "", "patient"])
+    return left, left_out, int(left["patient"].isin(numbers).sum())
 
 
 def _shows_one_of(phashes: pd.Series, known: pd.Series) -> NDArray[np.bool_]:
@@ -110,7 +112,7 @@ def evaluate_elsewhere(
     Intervals are from a bootstrap over groups (patients, series, copies), those of the shares
     of films answered, abstained from and marked as outliers Wilson's.
     """
-    films, left_out = unseen_films(run, model)
+    films, left_out, num_like = unseen_films(run, model)
     predictor = Predictor.load(model, resolve_device(config.training.device))
     card = predictor.card
     predictions = _judge(predictor, cache, films)
@@ -128,6 +130,7 @@ def evaluate_elsewhere(
             "num_films": len(index),
             "num_left_out": sum(left_out.values()),
             "left_out": left_out,
+            "same_patient_number": num_like,
             "patients": patient_summary(index),
         },
         "model": {"run_id": card.run_id, "sha256": predictor.digest},

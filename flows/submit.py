@@ -38,7 +38,7 @@ _LATE = timedelta(seconds=15)  # so far back a late line may sort
 _PAGE = 200
 _PATIENCE_S = 60.0
 _SILENCE_S = 180.0  # a request ends after 60 s by itself, and SQLite can be locked as long
-_RESTART_TAG = "cxr-restart"  # of the deployments that `automations.yaml` starts anew
+RESTART_TAG = "cxr-restart"  # of the deployments that `automations.yaml` starts anew
 _RESTART_S = 90.0  # after a crash: the automation answers in 20 s or so, a busy server later
 # What Prefect says to those who look after it; the run's own lines are shown.
 _WORKERS_TALK = {"prefect.flow_runs.worker", "prefect.flow_runs.runner", "prefect.deployment"}
@@ -68,7 +68,7 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
                 _follow(client, flow_run, console)
             except KeyboardInterrupt:
                 client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
-                console.print("cancelling the flow run")
+                console.print(f"cancelling the flow run{_way_back(job)}")
                 raise
         except ObjectNotFound as error:
             raise StackError(
@@ -85,6 +85,12 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
                 "run may go on on its worker, see 'cxr runs'"
             ) from error
     return flow_run.id
+
+
+def _way_back(job: Job) -> str:
+    if job.name not in ("train", "crossval"):
+        return ""
+    return f"; 'cxr {job.name} --resume {job.run_id}' goes on with it"
 
 
 def _reason(error: PrefectHTTPStatusError) -> str:
@@ -109,7 +115,7 @@ def _follow(client: SyncPrefectClient, flow_run: FlowRun, console: Console) -> N
         now = time.monotonic()
         if log.num_tasks > num_tasks:  # the next ones may be short, and the end near
             num_tasks, task_began = log.num_tasks, now
-        if state.is_crashed() and _RESTART_TAG in flow_run.tags:
+        if state.is_crashed() and RESTART_TAG in flow_run.tags:
             if crashed_at is None:
                 crashed_at = now
                 console.print(f"the run crashed ({state.message}); it is to be started anew")

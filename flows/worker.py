@@ -29,6 +29,7 @@ from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from cxr_model.errors import StackError
 from flows.settings import Settings
 from flows.stack import FOR_A_COMMAND, WORK_POOL
+from flows.submit import RESTART_TAG
 from flows.supervisor import end_with_parent
 
 _SERVER_TIMEOUT_S = 120.0
@@ -109,9 +110,10 @@ def _wait_for_server(api_url: str) -> None:
 def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
     """Runs that an earlier stack took with it when it ended would stay Running for ever.
 
-    With ``go_on`` they count as crashed, and the automation of crashed runs starts them anew,
-    or go back to the queue where they had not begun; those that were being cancelled are, and
-    stay so. Runs of other workers of the pool live, or fall silent, on their own.
+    With ``go_on`` they count as crashed and go back to the queue, those that may start anew (the
+    automation of crashed runs may not listen yet) and those that had not begun; those that were
+    being cancelled are, and stay so. Runs of other workers of the pool live, or fall silent, on
+    their own.
     """
     under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     for flow_run in client.read_flow_runs(
@@ -130,6 +132,11 @@ def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
         else:
             lost = Crashed(message=told) if go_on else Failed(message=told)
         client.set_flow_run_state(flow_run.id, lost, force=True)
+        if lost.type == StateType.CRASHED and RESTART_TAG in flow_run.tags:
+            again: State = Scheduled(
+                name="AwaitingRetry", message="It goes on from its checkpoint."
+            )
+            client.set_flow_run_state(flow_run.id, again, force=True)
 
 
 def _forget_scheduled_runs(client: SyncPrefectClient) -> None:

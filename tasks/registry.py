@@ -286,7 +286,8 @@ def fetch_version(
     wanted = [key for key in version.files if not files or key in (*files, *IF_THERE)]
     for _ in in_parallel(fetch, wanted):
         pass
-    os.utime(target)  # housekeeping takes what was not used for long
+    if target.is_dir():
+        os.utime(target)  # housekeeping takes what was not used for long
     return RunFolder(target)
 
 

@@ -133,7 +133,8 @@ def fetch_run(
 
     for _ in in_parallel(fetch, names):
         pass
-    os.utime(target)  # housekeeping takes what was not used for long
+    if target.is_dir():
+        os.utime(target)  # housekeeping takes what was not used for long
     return target
 
 

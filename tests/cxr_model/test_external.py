@@ -52,7 +52,7 @@ def test_films_of_the_models_own_data_are_left_out_and_the_rest_is_measured(
     )
     assert found["holdout"]["n"] == len(index) - 4
     assert found["data"]["num_left_out"] == 4
-    assert found["data"]["left_out"] == {"bytes": 4, "near": 0, "patients": 0, "copies": 0}
+    assert found["data"]["left_out"] == {"bytes": 4, "near": 0, "relatives": 0}
     predictions = pd.read_csv(run.predictions)
     assert not set(predictions["sha256"]) & set(index.head(4)["sha256"])
     hits = (predictions["predicted"] == predictions["label"]).mean()
@@ -117,25 +117,25 @@ def test_every_copy_of_a_picture_that_the_model_met_is_left_out(
     write_index(unrelated, run.index)
     met = index.head(1).assign(sha256="of other bytes", phash=known.zfill(16))
     write_index(met, model.index)
-    left, left_out = unseen_films(run, model)
-    assert left_out == {"bytes": 0, "near": num_copies, "patients": 0, "copies": 0}
+    left, left_out, _ = unseen_films(run, model)
+    assert left_out == {"bytes": 0, "near": num_copies, "relatives": 0}
     assert set(left["path"]) == set(index["path"][num_copies:])
 
 
-def test_patients_that_the_model_met_and_all_relatives_of_known_films_are_left_out(
+def test_all_relatives_of_known_films_are_left_out_and_like_numbers_are_counted(
     run: RunFolder, model: RunFolder, index: pd.DataFrame
 ) -> None:
     names = [f"patient {number}" for number in range(len(index))]
     theirs = index.assign(patient=names, series="", copies="")
-    theirs.loc[index.index[[0, 5]], "copies"] = "one picture"  # 5: of no known hash or patient
+    theirs.loc[index.index[[0, 5]], "copies"] = "one picture"  # 5: of no known hash
     theirs.loc[index.index[[1, 6]], "series"] = "one case"
     write_index(theirs, run.index)
     met = index.head(2).assign(patient=["", names[9]])
     write_index(met, model.index)
-    left, left_out = unseen_films(run, model)
-    assert left_out == {"bytes": 2, "near": 0, "patients": 1, "copies": 2}
-    gone = index["path"].iloc[[0, 1, 5, 6, 9]]
-    assert set(left["path"]) == set(index["path"]) - set(gone)
+    left, left_out, num_like = unseen_films(run, model)
+    assert left_out == {"bytes": 2, "near": 0, "relatives": 2}
+    assert set(left["path"]) == set(index["path"]) - set(index["path"].iloc[[0, 1, 5, 6]])
+    assert num_like == 1
 
 
 def test_a_picture_that_the_model_met_in_other_bytes_is_left_out_too(
@@ -148,7 +148,7 @@ def test_a_picture_that_the_model_met_in_other_bytes_is_left_out_too(
             target.parent.mkdir(parents=True, exist_ok=True)
             image.convert("L").resize((80, 96)).save(target)
     write_index(build_index(other, DataConfig(), LabelConfig()), run.index)
-    left, left_out = unseen_films(run, model)
-    assert left_out == {"bytes": 0, "near": 4, "patients": 0, "copies": 0}
+    left, left_out, _ = unseen_films(run, model)
+    assert left_out == {"bytes": 0, "near": 4, "relatives": 0}
     stems = {Path(path).stem for path in left["path"]}
     assert stems == {Path(path).stem for path in index["path"][4:]}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +65,9 @@ class Shell:
         info = running_stack(self.settings)
         assert info is not None
         for process in psutil.Process(info.pid).children(recursive=True):
-            if "prefect.engine" in " ".join(process.cmdline()):
-                process.kill()
+            with suppress(psutil.NoSuchProcess):  # one that has just ended
+                if "prefect.engine" in " ".join(process.cmdline()):
+                    process.kill()
 
 
 def is_up(settings: Settings) -> bool:

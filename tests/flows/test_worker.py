@@ -41,6 +41,14 @@ def test_a_lost_run_that_had_not_begun_goes_back_to_the_queue(go_on: bool, lost:
     assert [state.value for state in server.set] == [lost]
 
 
+def test_a_lost_run_that_may_start_anew_goes_back_to_the_queue() -> None:
+    """Not by the automation: the server of a stack that comes up may not listen yet."""
+    server = Server(StateType.RUNNING, StateType.RUNNING)
+    server.runs[0].tags = ["cxr", "cxr-restart"]
+    end_lost_runs(cast(SyncPrefectClient, server), go_on=True)
+    assert [state.value for state in server.set] == ["CRASHED", "SCHEDULED", "CRASHED"]
+
+
 def test_runs_of_other_workers_are_left_alone() -> None:
     server = Server(StateType.RUNNING, StateType.RUNNING)
     server.runs[0].labels["prefect.worker.name"] = "second"
