@@ -1,6 +1,7 @@
 """Train, validation and holdout: stratified by class, with related films kept together."""
 
 import hashlib
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -46,51 +47,61 @@ def assign_splits(index: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
 
     No group stands in two splits, and each class is shared out by ``config``'s fractions as
     closely as its groups allow. The result follows from the seed and the films' contents,
-    not from their paths or order.
+    not from their paths or order. Films that come or go move few others, so that models of a
+    growing set have most of their holdout films in common.
 
     Raises DataError where a class cannot be given to every split.
     """
     films = index[index["error"] == ""].assign(group=group_films(index))
     counts = pd.crosstab(films["group"], films["label"])
-    sizes = counts.sum(axis=1)
+    makeup = dict(zip(counts.index, map(tuple, counts.to_numpy()), strict=True))
     order = sorted(
-        counts.index, key=lambda group: (-sizes[group], _shuffle_key(config.seed, group))
+        makeup, key=lambda group: (-sum(makeup[group]), makeup[group], _hash(config.seed, group))
     )
     train_fraction = 1 - config.validation_fraction - config.holdout_fraction
     fractions = np.array([train_fraction, config.validation_fraction, config.holdout_fraction])
-    chosen = _share_out(counts.loc[order].to_numpy(), fractions)
+    chosen = _share_out([makeup[group] for group in order], fractions)
     split_of = {group: SPLITS[split] for group, split in zip(order, chosen, strict=True)}
     splits = films.assign(split=films["group"].map(split_of))[list(COLUMNS)].reset_index(drop=True)
     _check_every_class_in_every_split(splits)
     return splits
 
 
-def _shuffle_key(seed: int, group: str) -> str:
+def _hash(seed: int, group: str) -> str:
     return hashlib.sha256(f"{seed} {group}".encode()).hexdigest()
 
 
-def _share_out(counts: npt.NDArray[np.int64], fractions: npt.NDArray[np.float64]) -> list[int]:
-    """Split number of each group, whose films by class are a row of ``counts`` (groups, classes).
+def _share_out(
+    groups: list[tuple[int, ...]], fractions: npt.NDArray[np.float64]
+) -> list[int]:
+    """Split number of each of ``groups``, given as their numbers of films by class.
 
     Each group goes where it lowers the chi-square distance between given and due films most,
     so the splits fill at one pace, with large and small groups alike. Where a class has no
     more groups left than splits without any of it, those splits come first. Groups are
     expected largest first: the small ones then even out what the large ones left.
+
+    Equal groups stand side by side, and the last split takes the first of them: one group more
+    moves a border by one, and leaves those on either side of it where they were.
     """
+    counts = np.array(groups)
     due = fractions[:, None] * counts.sum(axis=0)
     given = np.zeros_like(due)
     num_left = (counts > 0).sum(axis=0)
-    chosen = []
-    for group in counts:
-        empty = given == 0
-        scarce = (group > 0) & (num_left <= empty.sum(axis=0))
-        num_filled = (empty & scarce).sum(axis=1)
-        change = ((2 * (given - due) + group) * group / due).sum(axis=1)
-        # Rounded, so that ties do not hang on the machine's last bit.
-        split = int(np.lexsort((change.round(9), -num_filled))[0])
-        given[split] += group
-        num_left -= group > 0
-        chosen.append(split)
+    chosen: list[int] = []
+    for equal, members in groupby(groups):
+        group, splits = np.array(equal), []
+        for _ in members:
+            empty = given == 0
+            scarce = (group > 0) & (num_left <= empty.sum(axis=0))
+            num_filled = (empty & scarce).sum(axis=1)
+            change = ((2 * (given - due) + group) * group / due).sum(axis=1)
+            # Rounded, so that ties do not hang on the machine's last bit.
+            split = int(np.lexsort((change.round(9), -num_filled))[0])
+            given[split] += group
+            num_left -= group > 0
+            splits.append(split)
+        chosen += sorted(splits, reverse=True)
     return chosen
 
 

@@ -167,6 +167,20 @@ def test_another_seed_gives_another_split() -> None:
     assert (first != other).mean() > 0.2
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("num_new", "least"), [(1, 0.95), (90, 0.7)])
+def test_most_films_stay_in_the_holdout_when_films_arrive(
+    seed: int, num_new: int, least: float
+) -> None:
+    films = hospital(seed)
+    before = films.drop(films.sample(num_new, random_state=seed).index)
+    old, new = (
+        set(splits.loc[splits["split"] == "holdout", "path"])
+        for splits in (assign_splits(index, SplitConfig()) for index in (before, films))
+    )
+    assert len(old & new) >= least * len(old)
+
+
 def test_rows_keep_the_order_of_the_index_without_unreadable_films() -> None:
     index = hospital(0)
     index.loc[3, "error"] = "cut short"

@@ -28,18 +28,22 @@ class Api:
     def __init__(self, stack: Shell) -> None:
         self.client = httpx.Client(base_url=stack.settings.local_api_url, timeout=30)
 
-    def post(self, path: str, body: object) -> httpx.Response:
+    def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
         """SQLite under a busy server answers 503 now and then; Prefect's clients ask again too."""
-        answer = self.client.post(path, json=body)
+        answer = self.client.request(method, path, json=body)
         for _ in range(5):
             if answer.status_code != 503:
                 break
             time.sleep(1)
-            answer = self.client.post(path, json=body)
+            answer = self.client.request(method, path, json=body)
         return answer
 
+    def get(self, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("GET", path).raise_for_status().json()
+        return found
+
     def filter(self, what: str, **query: Any) -> list[dict[str, Any]]:
-        answer = self.post(f"/{what}/filter", query)
+        answer = self.ask("POST", f"/{what}/filter", query)
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found
@@ -52,14 +56,14 @@ class Api:
         return [run for run in found if not run["auto_scheduled"]]
 
     def start(self, deployment: str, **parameters: Any) -> str:
-        found = self.client.get(f"/deployments/name/{deployment}/{deployment}").json()
-        run = self.post(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        found = self.get(f"/deployments/name/{deployment}/{deployment}")
+        run = self.ask("POST", f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
         assert run.is_success, run.text
         return str(run.json()["id"])
 
     def wait(self, run_id: str) -> None:
         def state() -> str:
-            run: dict[str, Any] = self.client.get(f"/flow_runs/{run_id}").json()
+            run: dict[str, Any] = self.get(f"/flow_runs/{run_id}")
             return str(run["state_type"])
 
         wait_until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
@@ -75,7 +79,7 @@ class Api:
             "payload": {},
             "related": [],
         }
-        self.post("/events", [body]).raise_for_status()
+        self.ask("POST", "/events", [body]).raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +121,9 @@ def deployed(api: Api) -> dict[str, Any]:
 
 def test_deployed_twice_is_the_same(stack: Shell, api: Api, films: Path) -> None:
     """Also what was set in the form of a deployment that no option of ours configures."""
-    found = api.client.get("/deployments/name/housekeeping/housekeeping").json()
+    found = api.get("/deployments/name/housekeeping/housekeeping")
     kept = {"parameters": {"dry_run": False, "retention": {"max_runs": 7}}}
-    assert api.client.patch(f"/deployments/{found['id']}", json=kept).is_success
+    assert api.ask("PATCH", f"/deployments/{found['id']}", kept).is_success
     first = deployed(api)
     (parameters,) = (json.loads(each[-1]) for each in first["deployments"] if "dry_run" in each[-1])
     assert parameters == kept["parameters"]
@@ -146,7 +150,7 @@ def test_the_form_of_a_deployment_describes_its_settings(api: Api) -> None:
         (train, {"config": {"training": {"epochs": "many"}}}, "many"),
         (predict, {"prefix": "/"}, "prefix"),
     ):
-        answer = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": wrong})
+        answer = api.ask("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": wrong})
         assert answer.status_code == 409
         assert told in answer.text
 

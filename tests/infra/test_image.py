@@ -162,6 +162,9 @@ def test_a_worker_in_a_container_has_the_settings_of_the_local_stacks(tmp_path: 
     local = prefect_environment(Settings(home=tmp_path))
     for name in ("CXR_PREFECT_PORT", "CXR_S3_PORT"):  # it has no stack of its own
         del local[name]
+    origins = local.pop("PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
+    server = compose()["x-server"]["environment"]["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"]
+    assert server.replace("${CXR_PREFECT_PORT:-4200}", "4200") == origins
     for name in ("EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "CONCURRENCY_LEASE_STORAGE"):
         del local[f"PREFECT_SERVER_{name}"]
     expected = {key: value.replace(str(tmp_path), "/var/lib/cxr") for key, value in local.items()}
