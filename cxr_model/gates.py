@@ -32,7 +32,8 @@ class Gate:
 
     name: str
     passed: bool | None
-    """None: not examined, because its part of the run was switched off. Neither red nor green."""
+    """None: undecided, as its part of the run was switched off, or had too few films to tell.
+    Neither red nor green."""
     found: str
     fails: bool = True
     """Red ends the flow as failed; otherwise it warns, and leaves promotion to the operator."""
@@ -43,8 +44,8 @@ class Gate:
 
     @property
     def state(self) -> str:
-        """``passed``, ``failed`` or ``not examined``: words, as colour alone tells not everyone."""
-        return {True: "passed", False: "failed", None: "not examined"}[self.passed]
+        """``passed``, ``failed`` or ``undecided``: words, as colour alone tells not everyone."""
+        return {True: "passed", False: "failed", None: "undecided"}[self.passed]
 
 
 def check_gates(run: RunFolder, config: RunConfig) -> list[Gate]:
@@ -128,7 +129,7 @@ def _calibration(evidence: Path) -> Finding:
     if not evidence.is_file():
         return None, "calibration was not measured"
     calibration = read_json(evidence)["calibration"]
-    return bool(calibration["passed"]), calibration["verdict"]
+    return calibration["passed"], calibration["verdict"]
 
 
 def _explanation(evidence: Path) -> Finding:

@@ -26,6 +26,7 @@ from cxr_model.reliability.film_features import describe_films
 from cxr_model.reliability.judgement import Judgements
 from cxr_model.reliability.outliers import OutlierModel
 from cxr_model.run_folder import RunFolder, sha256_file
+from cxr_model.run_verdicts import RunVerdicts
 
 BATCH_SIZE = 64
 
@@ -41,6 +42,7 @@ class Predictor:
     rules: Decision
     outliers: OutlierModel | None
     """None where the run fitted no score (``reliability.outliers=false``)."""
+    verdicts: RunVerdicts
 
     @classmethod
     def load(cls, run: RunFolder, device: torch.device) -> "Predictor":
@@ -48,7 +50,8 @@ class Predictor:
         rules = Decision.read(run.decision)
         has_bound = rules.outlier_above is not None
         outliers = OutlierModel.read(run.outlier_model) if has_bound else None
-        return cls(*load_model(run, device), sha256_file(run.weights), rules, outliers)
+        digest, verdicts = sha256_file(run.weights), RunVerdicts.read(run)
+        return cls(*load_model(run, device), digest, rules, outliers, verdicts)
 
     def to_tensor(self, pixels: Pixels) -> Tensor:
         """Decoded films as uint8 (N, C, H, W) on the network's device."""

@@ -31,7 +31,7 @@ def promotion_gates(run: RunFolder) -> list[Gate]:
 def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
     """Promote where no gate is red and, on the same films, the paired test is won.
 
-    Green must be every gate that was examined, binding or not, and to do better than chance.
+    Green must be every gate that was decided, binding or not, and to do better than chance.
     The films are those that both networks were tested on, and neither trained on. The test is
     won where the 95 % interval of the difference in balanced accuracy, from a paired bootstrap
     over groups, lies above 0.

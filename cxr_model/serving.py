@@ -19,10 +19,11 @@ from cxr_model.cache import Pixels, film_pixels, open_film
 from cxr_model.errors import DataError
 from cxr_model.explanations.attribution import Map
 from cxr_model.explanations.figure import film_tile, heat_map_tile, jpeg_bytes
-from cxr_model.explanations.overlays import METHOD, heat_maps
+from cxr_model.explanations.overlays import heat_maps
 from cxr_model.predict import Predictor, film_shape
 from cxr_model.reliability.judgement import Judgement
 from cxr_model.run_folder import RunFolder
+from cxr_model.run_verdicts import SHOWN_METHOD
 
 _NAME_LENGTH = 80
 
@@ -134,5 +135,5 @@ def _draw(pixels: Pixels, heat_map: Map, target: str) -> Explanation:
     return Explanation(
         target=target,
         film=jpeg_bytes(film_tile(pixels, None)),
-        overlay=jpeg_bytes(heat_map_tile(pixels, heat_map, METHOD, None)),
+        overlay=jpeg_bytes(heat_map_tile(pixels, heat_map, SHOWN_METHOD, None)),
     )

@@ -71,9 +71,7 @@ def _hash(seed: int, group: str) -> str:
     return hashlib.sha256(f"{seed} {group}".encode()).hexdigest()
 
 
-def _share_out(
-    groups: list[tuple[int, ...]], fractions: npt.NDArray[np.float64]
-) -> list[int]:
+def _share_out(groups: list[tuple[int, ...]], fractions: npt.NDArray[np.float64]) -> list[int]:
     """Split number of each of ``groups``, given as their numbers of films by class.
 
     Each group goes where it lowers the chi-square distance between given and due films most,

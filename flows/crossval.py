@@ -11,7 +11,14 @@ from cxr_model.device import resolve_device
 from cxr_model.folds import CrossvalConfig, Fold, plan_folds, require_one_device
 from cxr_model.run_folder import write_json
 from flows.settings import Settings
-from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
+from flows.start import (
+    require_current,
+    set_up_logging,
+    started_again,
+    started_run,
+    this_run_id,
+    turn_at,
+)
 from flows.task_runner import fold_runner
 from tasks.artifacts import show_link
 from tasks.crossval import train_fold, write_crossval_report
@@ -82,6 +89,7 @@ def crossval(
                 run.root, folds, config, crossval, cache, runner.num_threads
             )
         headline = write_crossval_report(run.root, run_id, config, crossval, films.source)
+        require_current()
         report_url = publish(settings.store, run.root, run_id, headline)
         show_link(run_id, report_url)
     return run_id

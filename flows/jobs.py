@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from cxr_model.errors import GateError
 from flows.embedded_store import store_for
 from flows.settings import Settings, prefect_environment
 from flows.stack import api_with_worker, require_healthy, running_stack
@@ -47,8 +48,9 @@ def run_here(job: Job, settings: Settings, tell_outcome: Callable[[StoreLocation
         from prefect import tags
 
         with tags("cxr"):  # as a deployment's runs have it: automations look for it
-            getattr(import_module(f"flows.{job.name}"), job.name)(**job.parameters)
-        tell_outcome(location)
+            run = getattr(import_module(f"flows.{job.name}"), job.name)
+            with _outcome_told(lambda: tell_outcome(location)):
+                run(**job.parameters)
 
 
 def run_on_worker(
@@ -63,13 +65,24 @@ def run_on_worker(
     with _api_and_store(settings, err) as (api_url, location):
         from flows.submit import flow_run_page, submit
 
-        flow_run_id = submit(job, api_url, out)
-        tell_outcome(location)
+        with _outcome_told(lambda: tell_outcome(location)):
+            flow_run_id = submit(job, api_url, out)
     out.print(f"Prefect UI         {flow_run_page(api_url, flow_run_id)}")
     if settings.prefect_api_url is None:
         out.print(
             "                   (it answers while the local stack runs: 'make up' or 'cxr up')"
         )
+
+
+@contextmanager
+def _outcome_told(tell: Callable[[], None]) -> Iterator[None]:
+    """Tell it also where a gate is red: such a run has failed, but it is published."""
+    try:
+        yield
+    except GateError:
+        tell()
+        raise
+    tell()
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from cxr_model.explanations.overlays import METHOD
 from cxr_model.predict import Predictor
 from cxr_model.reports.page import data_uri
+from cxr_model.run_verdicts import SHOWN_METHOD
 from cxr_model.serving import Answer, Explanation
 
 
@@ -17,6 +17,8 @@ class _Body(BaseModel):
 
 class ExplanationBody(_Body):
     method: str
+    verdict: str
+    """Whether this method's heat maps passed their checks in the network's run."""
     target: str
     """The class that the heat map speaks for."""
     film: str
@@ -25,9 +27,10 @@ class ExplanationBody(_Body):
     """The heat map over the film, a data URI."""
 
     @classmethod
-    def of(cls, explanation: Explanation) -> "ExplanationBody":
+    def of(cls, explanation: Explanation, predictor: Predictor) -> "ExplanationBody":
         return cls(
-            method=METHOD,
+            method=SHOWN_METHOD,
+            verdict=predictor.verdicts.heat_maps,
             target=explanation.target,
             film=data_uri("image/jpeg", explanation.film),
             overlay=data_uri("image/jpeg", explanation.overlay),
@@ -60,7 +63,7 @@ class PredictionBody(_Body):
             run_id=answer.predictor.card.run_id,
             digest=answer.predictor.digest,
             **asdict(answer.judgement),
-            explanation=ExplanationBody.of(found) if found else None,
+            explanation=ExplanationBody.of(found, answer.predictor) if found else None,
         )
 
 
@@ -70,12 +73,18 @@ class ModelBody(_Body):
     """SHA-256 of the network's weights."""
     classes: list[str]
     size_px: int
+    red_gates: list[str]
+    """What the run failed of leakage, shortcut, calibration and explanation."""
 
     @classmethod
     def of(cls, model: Predictor) -> "ModelBody":
         card = model.card
         return cls(
-            run_id=card.run_id, digest=model.digest, classes=card.classes, size_px=card.size_px
+            run_id=card.run_id,
+            digest=model.digest,
+            classes=card.classes,
+            size_px=card.size_px,
+            red_gates=list(model.verdicts.red_gates),
         )
 
 

@@ -29,6 +29,8 @@ class Settings:
     """``CXR_S3_PORT``: of the embedded object store."""
     endpoint_url: str | None = None
     """``CXR_S3_ENDPOINT_URL``: another S3-compatible server than AWS."""
+    public_url: str | None = None
+    """``CXR_S3_PUBLIC_URL``: of the same server, for links to reports that others open."""
     bucket: str | None = None
     """``CXR_S3_BUCKET``"""
     prefix: str = ""
@@ -58,6 +60,7 @@ class Settings:
             prefect_port=ports[0],
             store_port=ports[1],
             endpoint_url=environ.get("CXR_S3_ENDPOINT_URL") or None,
+            public_url=environ.get("CXR_S3_PUBLIC_URL") or None,
             bucket=environ.get("CXR_S3_BUCKET") or None,
             prefix=environ.get("CXR_S3_PREFIX", ""),
             prefect_api_url=(environ.get("PREFECT_API_URL") or "").rstrip("/") or None,
@@ -77,6 +80,7 @@ class Settings:
             return self.embedded_store(self.store_port)
         return StoreLocation(
             endpoint_url=self.endpoint_url,
+            public_url=self.public_url,
             bucket=self.bucket or EMBEDDED_BUCKET,
             prefix=self.prefix,
         )

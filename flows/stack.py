@@ -81,22 +81,22 @@ def run_stack(settings: Settings) -> int:
     Returns the exit code: 0 when it was asked to end. Raises ``StackError`` when it runs
     already or a port is taken.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
+    environment = prefect_environment(settings)  # makes the folder, or says why it cannot
     try:
         with FileLock(settings.home / "stack.lock", timeout=0):
-            return _run_locked(settings)
+            return _run_locked(settings, environment)
     except Timeout as error:
         raise StackError(
             f"the local stack of {settings.home} runs already; use it, or end it with 'cxr down'"
         ) from error
 
 
-def _run_locked(settings: Settings) -> int:
+def _run_locked(settings: Settings, prefect_variables: dict[str, str]) -> int:
     _require_free_ports(settings)
     supervisor = Supervisor(first="worker")
     environment = {
         **os.environ,
-        **prefect_environment(settings),
+        **prefect_variables,
         "PREFECT_API_URL": settings.local_api_url,
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PYTHONUNBUFFERED": "1",

@@ -1,17 +1,23 @@
 """What every flow does first: a plain log, a run folder, and a turn at the device."""
 
 import logging
+import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC
 from pathlib import Path
+from threading import Event, Thread
+from uuid import UUID
 
+import httpx
 from filelock import FileLock, Timeout
 from prefect import runtime
-from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import PrefectException
 
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, CxrError, StackError
@@ -21,6 +27,8 @@ from tasks.limits import make_limit
 
 MOST_STARTS = 4
 _LEASE_S = 60.0  # after this the slot of a killed run is free again; the server takes no less
+_RENEW_S = 15.0
+_POLL_S = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -69,19 +77,82 @@ def started_again() -> bool:
     return num_starts > 1
 
 
+def require_current() -> None:
+    """Raise ``StackError`` where another process has taken this flow run over.
+
+    One that was cut off from the server counts as crashed, and the run goes on elsewhere. What
+    comes back late is not to publish beside it.
+    """
+    with get_client(sync_client=True) as client:
+        num_starts = client.read_flow_run(UUID(runtime.flow_run.id)).run_count
+    if num_starts > int(runtime.flow_run.run_count):
+        raise StackError(
+            f"start {num_starts} of the run is at work on it, this is number "
+            f"{runtime.flow_run.run_count} and ends; nothing is lost"
+        )
+
+
 @contextmanager
 def turn_at(limit: str) -> Iterator[None]:
-    """Alone under a concurrency limit of the Prefect server, for as long as the block takes."""
+    """Alone under a concurrency limit of the Prefect server, for as long as the block takes.
+
+    A server that is away for a while ends nothing: the lease is renewed when it is back, or,
+    where it ran out, taken again. Where another run was quicker, this process gets a SIGTERM
+    as if its machine were wanted: it writes a checkpoint, and its run waits for a turn anew.
+    """
     with get_client(sync_client=True) as client:
         make_limit(client, limit)
-    logger.info("waiting for a turn at %s", limit)
-    with concurrency(
-        limit,
-        strict=True,
-        lease_duration=_LEASE_S,
-        raise_on_lease_renewal_failure=False,  # a server that restarts ends no training
-    ):
+        logger.info("waiting for a turn at %s", limit)
+        while (lease := _take(client, limit)) is None:
+            time.sleep(_POLL_S)
+    leases, has_ended = [lease], Event()
+    keeper = Thread(target=_keep, args=(limit, leases, has_ended), name=limit, daemon=True)
+    keeper.start()
+    try:
         yield
+    finally:
+        has_ended.set()
+        keeper.join()
+        # A lease that cannot be given back runs out by itself.
+        with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+            client.release_concurrency_slots_with_lease(leases[-1])
+
+
+def _take(client: SyncPrefectClient, limit: str) -> UUID | None:
+    """A lease of the limit's slot, or None where it is taken."""
+    try:
+        answer = client.increment_concurrency_slots_with_lease(
+            [limit], slots=1, mode="concurrency", lease_duration=_LEASE_S
+        )
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.LOCKED:
+            raise
+        return None
+    return UUID(answer.json()["lease_id"])
+
+
+def _keep(limit: str, leases: list[UUID], has_ended: Event) -> None:
+    """Renew the last of ``leases`` until the end, or put one in its place that is held anew."""
+    with get_client(sync_client=True) as client:
+        while not has_ended.wait(_RENEW_S):
+            try:
+                client.renew_concurrency_lease(leases[-1], _LEASE_S)
+                continue
+            except httpx.HTTPStatusError as error:
+                is_gone = error.response.status_code == httpx.codes.GONE
+            except httpx.HTTPError:
+                is_gone = False
+            if not is_gone:
+                logger.warning("the turn at %s cannot be renewed; trying again", limit)
+                continue
+            with suppress(httpx.TransportError):
+                if lease := _take(client, limit):
+                    logger.warning("the turn at %s had run out and is taken again", limit)
+                    leases.append(lease)
+                elif not has_ended.is_set():
+                    logger.error("another run has the turn at %s now; this process ends", limit)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from prefect.states import Cancelling
 from prefect.types import DateTime
 from rich.console import Console
 
-from cxr_model.errors import CxrError, StackError
+from cxr_model.errors import CxrError, GateError, StackError
 from flows.jobs import Job
 
 # Each look takes the server and this process some 0.05 s, which a training here would use.
@@ -51,8 +51,8 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
     """Run the job's deployment; returns the flow run's id when it is Completed.
 
     Prints the run's log as it comes. Ctrl-C cancels the flow run before it is raised
-    again. A failure that the user can mend is raised as the ``CxrError`` it was on the
-    worker, any other as a ``RuntimeError``.
+    again. A failure that the user can mend is raised as a ``CxrError``, as ``GateError``
+    where the run is published, any other as a ``RuntimeError``.
     """
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         try:
@@ -227,6 +227,8 @@ class _RunLog:
 
 def _failure(state: str, message: str) -> Exception:
     told = _FAILURE.match(message)
+    if told and told[1] == GateError.__name__:
+        return GateError(told[2])
     if told and told[1] in _names_of(CxrError):
         return CxrError(told[2])
     if state == "Cancelled":

@@ -14,7 +14,14 @@ from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.stages import TrainSummary
 from flows.run_id import data_name
 from flows.settings import Settings
-from flows.start import set_up_logging, started_again, started_run, this_run_id, turn_at
+from flows.start import (
+    require_current,
+    set_up_logging,
+    started_again,
+    started_run,
+    this_run_id,
+    turn_at,
+)
 from tasks.artifacts import show_figures, show_report
 from tasks.dataset_state import look_at_source, remember_trained
 from tasks.evaluate import evaluate_holdout, explain_holdout
@@ -137,6 +144,7 @@ def _work_through(
             explanations=explanations,
             stage_seconds=clock.seconds,
         )
+    require_current()
     with clock("publish"):
         report_url = publish(settings.store, run.root, run_id, headline)
     show_figures(run.root, run_id, holdout)  # a UI that is away holds no publication up

@@ -52,7 +52,7 @@ def find_model(
 
     def fetch() -> RunFolder:
         require_files(manifest.run_id, files, has)
-        wanted = (*files, *(key for key in IF_THERE if key in has))
+        wanted = dict.fromkeys((*files, *(key for key in IF_THERE if key in has)))
         return RunFolder(fetch_run(store, manifest.run_id, folder, wanted))
 
     return Found(run_id=manifest.run_id, digest=manifest.record(_WEIGHTS).sha256, fetch=fetch)

@@ -21,6 +21,7 @@ from tasks.registry import (
     decide,
     fetch_version,
     promotion,
+    read_champion,
     read_log,
     read_version,
     register_version,
@@ -91,6 +92,8 @@ def roll_back(location: StoreLocation, model: str, who: str, why: str) -> Champi
     with ObjectStore(location) as store, registry_lock(store):
 
         def choose(current: Champion | None) -> Champion:
+            if current is None:
+                read_champion(store, model)  # says what is missing
             # Asked anew where another decision came first: there is another one before it.
             version = read_version(store, model, rollback_target(read_log(store, model)))
             return promotion(current, version, who=who, why=why, action="rollback")

@@ -11,7 +11,7 @@ import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -192,9 +192,12 @@ class ObjectStore:
 
     def presign(self, key: str, expires_s: int) -> str:
         """An address that reads one object without credentials, for ``expires_s`` seconds."""
+        client, outside = self._client, self.location.public_url
         with self._told(key):
+            if outside is not None:  # the signature is of the server's name, too
+                client = connect(replace(self.location, endpoint_url=outside), _READ_TIMEOUT_S)
             return str(
-                self._client.generate_presigned_url(
+                client.generate_presigned_url(
                     "get_object", Params=self._at(key), ExpiresIn=expires_s
                 )
             )

@@ -22,6 +22,8 @@ class StoreLocation:
 
     endpoint_url: str | None = None
     """None: AWS."""
+    public_url: str | None = None
+    """Where those who are given a signed address reach the same server; None: where we do."""
     bucket: str
     prefix: str = ""
     """Folder in the bucket that every key is relative to."""
@@ -32,11 +34,13 @@ class StoreLocation:
     def __post_init__(self) -> None:
         if not self.bucket:
             raise ConfigError("bucket='': set CXR_S3_BUCKET to the name of a bucket")
-        if self.endpoint_url is not None and not _is_address(self.endpoint_url):
-            raise ConfigError(
-                f"endpoint_url={self.endpoint_url!r}: set CXR_S3_ENDPOINT_URL to an address like "
-                "https://host:port"
-            )
+        for name in ("endpoint_url", "public_url"):
+            url = getattr(self, name)
+            if url is not None and not _is_address(url):
+                raise ConfigError(
+                    f"{name}={url!r}: set CXR_S3_{name.upper()} to an address like "
+                    "https://host:port"
+                )
 
     @property
     def root(self) -> str:

@@ -13,8 +13,8 @@ from cxr_model.explanations.attribution import grad_cam_maps
 from cxr_model.explanations.figure import heat_map_tile, jpeg_bytes
 from cxr_model.predict import Predictor, ScoredBatch
 from cxr_model.run_folder import atomic_path
+from cxr_model.run_verdicts import SHOWN_METHOD
 
-METHOD = "grad-cam"
 _NAME_LENGTH = 60  # file names have 255 bytes at most, and a letter up to four
 
 
@@ -41,6 +41,6 @@ def write_overlays(batch: ScoredBatch, predictor: Predictor, folder: Path) -> No
     maps_NHW = heat_maps(predictor, batch.pixels, targets)
     names = map(overlay_name, films["path"], films["sha256"])
     for name, pixels, map_HW in zip(names, batch.pixels, maps_NHW, strict=True):
-        tile = heat_map_tile(pixels, map_HW, METHOD, None)
+        tile = heat_map_tile(pixels, map_HW, SHOWN_METHOD, None)
         with atomic_path(folder / name) as temporary:
             temporary.write_bytes(jpeg_bytes(tile))

@@ -71,7 +71,7 @@ def _composition(
     patients, groups = record["patients"], record["groups"]
     named = (
         f"{patients['count']:,} patients are named, by data.patient_pattern on the file names; "
-        f"{patients['in_several_classes']:,} of them stand in several classes, "
+        f"{patients['in_several_classes']:,} of them stand in several classes{_torn(patients)}, "
         f"{patients['films_sharing']:,} films share their patient with another, and "
         f"{patients['films_without']:,} films name none."
     )
@@ -99,6 +99,11 @@ def _composition(
         ("Age, sex, projection, scanner and hospital of each film?", UNKNOWN),
         ("Does it identify people?", f"Beyond numbers in file names: {UNKNOWN.lower()}"),
     ]
+
+
+def _torn(patients: dict[str, Any]) -> str:
+    torn = [each["patient"] for each in patients["shared"] if len(each["labels"]) > 1]
+    return f" ({', '.join(torn)})" if torn else ""
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

@@ -1,14 +1,21 @@
 """What the files of each class have in common, and which one property gives the class away."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_model.metrics import draw_figures, estimate_from_draws, ratio
+from cxr_model.metrics import (
+    Estimate,
+    certain_slack,
+    count_groups,
+    draw_figures,
+    estimate_from_draws,
+    ratio,
+    widen,
+)
 
 HISTOGRAM_BINS = 32
 _BORDER_PX = 2
@@ -91,32 +98,49 @@ def told_apart_by(
     """How well one property alone tells the classes apart, best first, beside chance.
 
     Balanced accuracy of a decision tree with as many leaves as classes (for two a stump), on
-    films of groups that it was not grown on (five folds), with the interval over ``draws`` of
-    whole groups; the trees stay the same in all of them. Empty where there is one class, or
-    one has fewer groups than folds.
+    films of groups that it was not grown on (five folds), over all classes and of each class
+    against the rest, with the interval over ``draws`` of whole groups; the trees stay the same
+    in all of them. Empty where there is one class, or one has fewer groups than folds.
     """
     label_N, group_N = np.array(labels), np.array(groups)
-    num_classes = len(set(labels))
-    if num_classes < 2 or pd.Series(group_N).groupby(label_N).nunique().min() < _NUM_FOLDS:
+    classes = list(dict.fromkeys(labels))
+    if len(classes) < 2 or pd.Series(group_N).groupby(label_N).nunique().min() < _NUM_FOLDS:
         return []
-    hits_PN = np.stack(
-        [
-            label_N == _predict_unseen(properties[[name]], label_N, group_N, seed)
-            for name in (*_KINDS, *_MEASURES)
-        ]
+    names = (*_KINDS, *_MEASURES)
+    called_PN = np.stack(
+        [_predict_unseen(properties[[name]], label_N, group_N, seed) for name in names]
     )
-    points, drawn = draw_figures(
-        partial(_balanced_accuracies, hits_PN, label_N), group_N, draws=draws, seed=seed
-    )
+    member_CN = label_N == np.array(classes)[:, None]
+    right_CPN = (called_PN == np.array(classes)[:, None, None]) == member_CN[:, None]
+
+    def rates(weights_NB: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        among_KCN = np.stack([member_CN, ~member_CN])  # sensitivity, specificity
+        due_KCB = among_KCN @ weights_NB
+        given_KCPB = (right_CPN & among_KCN[:, :, None]) @ weights_NB
+        shape = given_KCPB.shape
+        return {"rates": ratio(given_KCPB, np.broadcast_to(due_KCB[:, :, None], shape))}
+
+    points, drawn = draw_figures(rates, group_N, draws=draws, seed=seed)
+    num_groups_KC = np.stack([count_groups(group_N, member_CN), count_groups(group_N, ~member_CN)])
+
+    def mean(which: tuple[Any, Any], number: int) -> Estimate:
+        """Of the rates that ``which`` picks by kind and class, of one property."""
+        picked = (*which, number)
+        rates_R = points["rates"][picked].ravel()
+        drawn_RB = drawn["rates"][picked].reshape(len(rates_R), -1)
+        estimate = estimate_from_draws(float(rates_R.mean()), drawn_RB.mean(axis=0), len(label_N))
+        return widen(estimate, certain_slack(rates_R, num_groups_KC[which].ravel()))
+
     found = [
         {
             "property": name,
-            "balanced_accuracy": estimate_from_draws(value, drawn_B, len(label_N)),
-            "chance": 1 / num_classes,
+            "balanced_accuracy": mean((0, slice(None)), number),
+            "chance": 1 / len(classes),
+            "against_the_rest": {
+                label: mean((slice(None), at), number) for at, label in enumerate(classes)
+            },
         }
-        for name, value, drawn_B in zip(
-            (*_KINDS, *_MEASURES), points["all"], drawn["all"], strict=True
-        )
+        for number, name in enumerate(names)
     ]
     return sorted(found, key=lambda row: (-row["balanced_accuracy"]["value"], row["property"]))
 
@@ -135,15 +159,3 @@ def _predict_unseen(
     features = pd.get_dummies(values) if values.columns[0] in _KINDS else values
     predicted: NDArray[Any] = cross_val_predict(tree, features, label_N, groups=group_N, cv=folds)
     return predicted
-
-
-def _balanced_accuracies(
-    hits_PN: NDArray[np.bool_], label_N: NDArray[Any], weights_NB: NDArray[Any]
-) -> dict[str, NDArray[Any]]:
-    """Of P properties under each column of film weights (P, B)."""
-    members = [(label_N == label).astype(np.float64) for label in np.unique(label_N)]
-    sensitivities_CPB = [
-        ratio((hits_PN * member_N) @ weights_NB, np.tile(member_N @ weights_NB, (len(hits_PN), 1)))
-        for member_N in members
-    ]
-    return {"all": np.mean(sensitivities_CPB, axis=0)}

@@ -30,6 +30,8 @@ always better and the lower end is the answer; where the network is worse than a
 upper one."""
 TOLERATED_ECE = 0.05
 """Calibration passes unless the holdout shows an error above this."""
+MOST_CHANCE_ECE = 2 * TOLERATED_ECE
+"""Where a calibrated network may well show an error above this, the films are too few to tell."""
 _OUTCOME_DRAWS = 500
 
 
@@ -98,15 +100,17 @@ def measure_calibration(
     97.5 % of them stay below (``high``). The interval of an error begins at 0 where it lies
     below that. All other intervals are percentile ones; all are from a bootstrap over groups.
 
-    ``passed`` unless the interval of the calibrated error lies wholly above `TOLERATED_ECE`:
-    few films can show little.
+    ``passed`` is false where the interval of the calibrated error lies wholly above
+    `TOLERATED_ECE`, and None where it does not, but ``high`` lies above `MOST_CHANCE_ECE`: so
+    few films cannot tell.
     """
     before, after = (
         _measure(truth_N, scores_NC, groups_N, classes, draws, seed)
         for scores_NC in (probabilities_NC, temper(probabilities_NC, temperature))
     )
-    error = after["ece"]
-    is_passed = error["ci_low"] <= TOLERATED_ECE
+    is_passed: bool | None = after["ece"]["ci_low"] <= TOLERATED_ECE
+    if is_passed and after["ece_if_calibrated"]["high"] > MOST_CHANCE_ECE:
+        is_passed = None
     at_bound = not TEMPERATURES[0] * 1.001 < temperature < TEMPERATURES[1] * 0.999
     return {
         "temperature": temperature,
@@ -264,15 +268,16 @@ def _bins(confidence_N: Array, hit_N: Array, edges: Array) -> list[dict[str, Any
 
 
 def _verdict(
-    is_passed: bool,
+    is_passed: bool | None,
     before: dict[str, Any],
     after: dict[str, Any],
     temperature: float,
     at_bound: bool,
 ) -> str:
     error, perfect = after["ece"], after["ece_if_calibrated"]["mean"]
+    words = {True: "no", False: "a", None: "too few films to tell: no"}[is_passed]
     verdict = (
-        f"{'no' if is_passed else 'a'} calibration error of the most probable class above "
+        f"{words} calibration error of the most probable class above "
         f"{TOLERATED_ECE} is shown on "
         f"{error['n']} films: {format_estimate(error)} at temperature {temperature:.2f}, "
         f"{before['ece']['value']:.3f} without; of a network that is calibrated "

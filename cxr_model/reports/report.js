@@ -147,10 +147,13 @@
       showPoints();
       explore();
     });
-    for (const id of ["explore-range", "explore-threshold"])
-      byId(id).addEventListener("input", (event) => setThreshold(event.target.valueAsNumber));
-    for (const id of ["explore-prevalence-range", "explore-prevalence"])
-      byId(id).addEventListener("input", (event) => setPrevalence(event.target.valueAsNumber));
+    const bind = (ids, set, current) => ids.map(byId).forEach((field) => {
+      field.addEventListener("input", () => field.validity.valid && set(field.valueAsNumber));
+      field.addEventListener("change", () => set(current())); // what is out of range does not stay
+    });
+    bind(["explore-range", "explore-threshold"], setThreshold, () => view.threshold);
+    bind(["explore-prevalence-range", "explore-prevalence"], setPrevalence,
+      () => 100 * view.prevalence);
     for (const button of document.querySelectorAll("#explorer [data-outcome]"))
       button.addEventListener("click", () => showOutcome(button.dataset.outcome));
     showPoints();

@@ -126,10 +126,17 @@ def _print(record: dict[str, Any], source: str) -> None:
             f"{films['border_grey']['median']:.0f}",
         )
     out.print(table)
-    for row in record["told_apart_by"][:3]:
+    told = record["told_apart_by"]
+    for row in told[:3]:
         out.print(
             f"{row['property'].replace('_', ' ')} alone tells the classes apart with balanced "
             f"accuracy {format_estimate(row['balanced_accuracy'])} (chance {row['chance']:.2f})"
+        )
+    for label in told[0]["against_the_rest"] if told else ():
+        best = max(told, key=lambda row: row["against_the_rest"][label]["value"])
+        out.print(
+            f"{label} is told from the rest best by {best['property'].replace('_', ' ')}: "
+            f"{format_estimate(best['against_the_rest'][label])} (chance 0.50)"
         )
 
 

@@ -36,6 +36,10 @@ def train(
     settings_: Setting = None,
     run_id: RunId = "",
     resume: Resume = "",
+    model: Annotated[
+        str,
+        typer.Option(help="What it competes to be champion of; default: named after the data."),
+    ] = "",
     local: Local = False,
 ) -> None:
     """Run the main job: from films to a published report."""
@@ -47,7 +51,12 @@ def train(
         run_config, run_id = _settings_of(resume, settings), resume
     else:
         run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
-    _start("train", run_config, run_id, settings, resume=bool(resume), local=local)
+    if model:
+        from tasks.registry import check_model_name
+
+        check_model_name(model)
+    others = {"resume": bool(resume), "model": model}
+    _start("train", run_config, run_id, settings, local=local, **others)
 
 
 def crossval(
@@ -152,7 +161,9 @@ def evaluate(
 
 def _refuse_beside_resume(context: typer.Context) -> None:
     refuse_beside(
-        context, "--resume goes on with the settings the run began with", ("resume", "local")
+        context,
+        "--resume goes on with the settings the run began with",
+        ("resume", "model", "local"),
     )
 
 
@@ -218,9 +229,15 @@ def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -
     n = headline["accuracy"]["n"]
     out.print(f"\nrun                {run_id}")
     out.print(f"network            {headline['network']}")
-    for name, key in (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy")):
-        figure = format_estimate(headline[key])
-        out.print(f"{name:<18} {figure} on {n} films, 95 % interval")
+    for name, key in (
+        ("accuracy", "accuracy"),
+        ("balanced accuracy", "balanced_accuracy"),
+        ("naive accuracy", "naive_accuracy"),
+        ("leakage estimate", "leakage_estimate"),  # of a cross-validation, as the one above
+    ):
+        if key in headline:
+            figure = format_estimate(headline[key])
+            out.print(f"{name:<18} {figure} on {n} films, 95 % interval")
     if gates := headline.get("gates"):
         told = (
             f"{name} {state.upper() if state == 'failed' else state}"

@@ -17,6 +17,7 @@ from flows.commands.shared import (
     Preset,
     RunName,
     Setting,
+    err,
     open_store,
     out,
     refuse_beside,
@@ -24,6 +25,7 @@ from flows.commands.shared import (
 from flows.settings import Settings, prefect_environment
 
 if TYPE_CHECKING:
+    from tasks.registry import Champion
     from tasks.storage_location import StoreLocation
 
 Model = Annotated[
@@ -67,7 +69,7 @@ def deploy(
     settings = Settings.from_environment()
     if again:
         refuse_beside(context, "--again repeats what was deployed last", ("again",))
-        _use_api(settings)
+        _say_where(_use_api(settings))
         from flows.deploy import apply, read_plan
 
         for line in apply(read_plan(settings), settings, is_kept=True):
@@ -76,7 +78,7 @@ def deploy(
     run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
     run_config = check_source(run_config, settings.data_dir)
     schedules = dict(_pair("--schedule", text) for text in schedule or ())
-    _use_api(settings)
+    _say_where(_use_api(settings))
     from flows.deploy import Plan, apply, keep_plan
 
     plan = Plan(config=run_config, schedules=schedules, notify=notify, pool=pool)
@@ -152,7 +154,7 @@ def models(as_json: Json = False) -> None:
                 f"since {champion.when[:16]}" if champion and is_champion else "",
                 version.metrics["source"],
                 format_estimate(version.metrics["balanced_accuracy"]),
-                champion.why if champion and is_champion else "",
+                _reason_of(champion) if champion and is_champion else "",
             )
     out.print(table)
 
@@ -193,6 +195,12 @@ def rollback(
     run_here(job, Settings.from_environment(), tell)
 
 
+def _reason_of(champion: "Champion") -> str:
+    """Why it is champion; a gate's reasons are a sentence of their own."""
+    by_hand = f"{champion.action} by {champion.who}: "
+    return ("" if champion.who == "gate" else by_hand) + champion.why
+
+
 def _pair(option: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
@@ -210,6 +218,10 @@ def _who() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return f"user {os.getuid()}"
+
+
+def _say_where(api_url: str) -> None:
+    err.print(f"deploying to {api_url}; it takes a minute where the server is busy")
 
 
 def _use_api(settings: Settings) -> str:

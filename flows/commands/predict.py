@@ -68,7 +68,9 @@ def predict(
 
         found = fetch_model(model, PREDICTION_FILES)
         predictor = Predictor.load(found, resolve_device("auto"))
-        err.print(f"network of run {predictor.card.run_id}")
+        err.print(f"network of run {predictor.card.run_id}{predictor.verdicts.told()}")
+        if explain:
+            err.print(f"heat maps: {predictor.verdicts.heat_maps}")
         scoring = _Scoring(predictor, explain)
         if to:
             _write(films, scoring, to, sources)

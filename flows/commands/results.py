@@ -32,10 +32,14 @@ def runs(as_json: Json = False) -> None:
         Column("run", no_wrap=True),
         *(
             Column(name, overflow="fold")
-            for name in ("published (UTC)", "data", "network", "accuracy", "balanced accuracy")
+            for name in (
+                *("published (UTC)", "data", "network"),
+                *("accuracy", "balanced accuracy", "red gates"),
+            )
         ),
     )
     for run in manifests:
+        gates = run.headline.get("gates", {})
         figures = (
             format_estimate(run.headline[name]) for name in ("accuracy", "balanced_accuracy")
         )
@@ -45,6 +49,8 @@ def runs(as_json: Json = False) -> None:
             run.headline["source"],
             run.headline["network"],
             *figures,
+            ", ".join(name for name, state in gates.items() if state == "failed")
+            or ("none" if gates else ""),
         )
     out.print(table)
 

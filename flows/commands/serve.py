@@ -50,6 +50,7 @@ def serve(
         from flows.served_model import ServedModel
         from flows.service import ServiceConfig, create_app
         from flows.service_upload import MEGABYTE
+        from tasks.manifest import LATEST
         from tasks.named_model import find_model
 
         config = ServiceConfig(
@@ -57,8 +58,10 @@ def serve(
             max_bytes=round(max_mb * MEGABYTE),
             api_key=settings.api_key,
         )
-        _tell_address(host, listener, settings)
         with open_store(settings) as store:
+            if not model.endswith(("champion", LATEST)):  # which may come to be while it serves
+                find_model(store, model, settings.fetched_dir)
+            _tell_address(host, listener, settings)
             served = ServedModel(
                 lambda: find_model(store, model, settings.fetched_dir),
                 resolve_device("auto"),

@@ -98,8 +98,16 @@ def test_two_ports_that_are_one_are_refused(shell: Shell) -> None:
 
 def test_a_home_that_cannot_be_made_is_told(shell: Shell) -> None:
     (shell.folder / "file").write_text("")
-    told = shell.refused("runs", CXR_HOME=str(shell.folder / "file" / "home"))
-    assert "set CXR_HOME to a folder of your own" in told
+    for command in ("runs", "up"):
+        told = shell.refused(command, CXR_HOME=str(shell.folder / "file" / "home"))
+        assert "set CXR_HOME to a folder of your own" in told
+
+
+def test_a_run_that_is_not_there_is_not_served_nor_its_model_rolled_back(shell: Shell) -> None:
+    assert "no run is published" in shell.refused("serve", "--model", "nope", "--port", "0")
+    told = shell.refused("rollback", "nope", "--reason", "none")
+    assert "has no champion; promote a run with" in told
+    assert "'cxr models' lists them" in told
 
 
 def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:
@@ -107,6 +115,7 @@ def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:
     told = shell.refused("crossval", "--set", "training.num_devices=2")
     assert "training.num_devices=2: a fold trains on one device" in told
     assert "use one of train, epochs, accuracy, cache" in shell.refused("bench", "network")
+    assert "use up to 40 lower-case" in shell.refused("train", "--model", "Chest X")
     assert "leave --data out" in shell.refused("bench", "scale", "--data", "phantom:60")
 
 

@@ -57,7 +57,9 @@ class Api:
 
     def start(self, deployment: str, **parameters: Any) -> str:
         found = self.get(f"/deployments/name/{deployment}/{deployment}")
-        run = self.ask("POST", f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        run = self.ask(
+            "POST", f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters}
+        )
         assert run.is_success, run.text
         return str(run.json()["id"])
 
@@ -150,7 +152,9 @@ def test_the_form_of_a_deployment_describes_its_settings(api: Api) -> None:
         (train, {"config": {"training": {"epochs": "many"}}}, "many"),
         (predict, {"prefix": "/"}, "prefix"),
     ):
-        answer = api.ask("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": wrong})
+        answer = api.ask(
+            "POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": wrong}
+        )
         assert answer.status_code == 409
         assert told in answer.text
 

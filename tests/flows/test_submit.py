@@ -10,11 +10,11 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Crashed, Running, Scheduled
+from prefect.states import Crashed, Failed, Running, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 
-from cxr_model.errors import StackError
+from cxr_model.errors import GateError, StackError
 from flows import submit
 
 
@@ -49,6 +49,14 @@ def test_of_a_run_that_nobody_starts_anew_the_crash_is_the_end(client: SyncPrefe
         submit._follow(client, run, Console(file=told))
     assert "anew" not in told.getvalue()
     assert time.monotonic() - started < submit._RESTART_S / 2
+
+
+def test_a_red_gate_is_told_as_what_it_is(client: SyncPrefectClient) -> None:
+    run = client.create_flow_run(nothing, tags=["cxr"])
+    message = "Flow run encountered an exception: GateError: not for the registry: leakage"
+    client.set_flow_run_state(run.id, Failed(message=message), force=True)
+    with pytest.raises(GateError, match=r"^not for the registry: leakage$"):
+        submit._follow(client, run, Console(file=StringIO()))
 
 
 def test_the_pool_that_no_worker_listens_on_is_the_runs_own(

@@ -151,6 +151,16 @@ def test_a_presigned_address_needs_no_credentials(either_store: ObjectStore) -> 
         assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
 
 
+def test_a_presigned_address_names_the_server_as_its_readers_reach_it(store: ObjectStore) -> None:
+    store.write_bytes("a.html", b"page")
+    outside = str(store.location.endpoint_url).replace("127.0.0.1", "localhost")
+    with ObjectStore(replace(store.location, public_url=outside)) as inside:
+        url = inside.presign("a.html", expires_s=60)
+    assert url.startswith(outside)
+    with urllib.request.urlopen(url) as answer:
+        assert answer.read() == b"page"
+
+
 def test_a_tampered_presigned_address_is_refused(store: ObjectStore) -> None:
     store.write_bytes("a", b"")
     store.write_bytes("b", b"")

@@ -211,6 +211,11 @@ def test_a_class_of_other_files_is_told_apart_by_them(tmp_path: Path) -> None:
     for estimate in best.values():
         assert 0 <= estimate["ci_low"] <= estimate["value"] <= estimate["ci_high"] <= 1
     assert best["mean_grey"]["ci_high"] - best["mean_grey"]["ci_low"] > 0.1
+    (mode,) = (row for row in record["told_apart_by"] if row["property"] == "mode")
+    covid = mode["against_the_rest"]["covid"]
+    assert covid["value"] == covid["ci_high"] == 1
+    assert 0.75 < covid["ci_low"] < 1  # of 20 films, and 40: nothing is certain
+    assert mode["against_the_rest"]["normal"]["value"] == pytest.approx(0.75, abs=0.01)
 
 
 def test_one_black_film_in_two_classes_is_a_conflict_of_exact_copies(tmp_path: Path) -> None:

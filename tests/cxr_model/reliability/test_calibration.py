@@ -129,7 +129,7 @@ def test_an_overconfident_network_is_told_by_slope_intercept_and_error_and_mende
         "no calibration error of the most probable class above 0.05 is shown on 3000 films"
     )
     left = measure(truth, stated, groups)
-    assert not left["passed"]
+    assert left["passed"] is False
     assert left["verdict"].startswith("a calibration error of the most probable class above 0.05")
 
 
@@ -152,7 +152,7 @@ def test_intervals_cover_the_truth_about_19_times_in_20(temperature: float) -> N
             generator, 150, films_per_group=2, temperature=temperature
         )
         found = measure(truth, scores, groups, draws=150, seed=seed)
-        passed += found["passed"]
+        passed += found["passed"] is not False
         for name, value in truths.items():
             estimate = found["before"][name]
             covered[name] += estimate["ci_low"] - 1e-9 <= value <= estimate["ci_high"]
@@ -162,6 +162,14 @@ def test_intervals_cover_the_truth_about_19_times_in_20(temperature: float) -> N
         assert passed / repetitions >= 0.93
     else:
         assert passed / repetitions <= 0.6
+
+
+def test_few_films_tell_neither_that_a_network_is_calibrated_nor_that_it_is_not() -> None:
+    truth, stated, _, groups = draw_forecasts(np.random.default_rng(9), 30)
+    found = measure(truth, stated, groups)
+    assert found["after"]["ece_if_calibrated"]["high"] > 0.1
+    assert found["passed"] is None
+    assert found["verdict"].startswith("too few films to tell: no calibration error")
 
 
 def test_a_network_that_is_never_wrong_has_no_slope_and_warns_of_nothing() -> None:

@@ -231,7 +231,14 @@ def hygiene_record(classes: list[str]) -> dict[str, Any]:
         "counts": dict.fromkeys(FINDINGS, 0) | {
             "unreadable": 1, "blank": 1, "not a radiograph": 1234, "label conflict": 567,
         },
-        "told_apart_by": [{"property": "mode", "balanced_accuracy": share(0.71), "chance": 0.5}],
+        "told_apart_by": [
+            {
+                "property": "mode",
+                "balanced_accuracy": share(0.71),
+                "chance": 0.5,
+                "against_the_rest": {label: share(0.71) for label in classes},
+            }
+        ],
     }  # fmt: skip
 
 

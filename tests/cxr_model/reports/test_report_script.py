@@ -98,6 +98,17 @@ def test_the_slider_shows_what_python_computes(
     )
 
 
+def test_a_number_out_of_range_changes_nothing_and_does_not_stay(tab: Any) -> None:
+    for field, kept in (("#explore-prevalence", "12.5"), ("#explore-threshold", "0.25")):
+        tab.locator(field).fill(kept)
+        before = text(tab, "ppv")
+        for wrong in ("250", "-1", ""):
+            tab.locator(field).fill(wrong)
+            tab.locator(field).blur()
+            assert tab.locator(field).input_value() == kept
+            assert text(tab, "ppv") == before
+
+
 def test_operating_points_are_marked_and_set_the_threshold(tab: Any) -> None:
     point = tab.get_by_role("button", name="maximum Youden: 0.432")
     assert point.get_attribute("aria-pressed") == "false"
