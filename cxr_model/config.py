@@ -139,7 +139,7 @@ class ExplainConfig:
     """Gauss-Legendre points for each of the noisy copies of a film."""
     checks: bool = True
     """Put every method to the test, and give its verdict beside its maps."""
-    checked_films: Annotated[int, Bounds(least=4, most=256)] = 12
+    checked_films: Annotated[int, Bounds(least=4, most=256)] = 24
     """Holdout films that the tests are made on, drawn evenly from the classes."""
     seed: Seed = 0
 

@@ -43,7 +43,7 @@ def best() -> RunConfig:
         augment=GRAINY,
         training=TrainingConfig(epochs=80, batch_size=32),
         shortcuts=ShortcutConfig(retrain=True),
-        explain=ExplainConfig(films_per_class=6, num_mistakes=12),
+        explain=ExplainConfig(films_per_class=6, num_mistakes=12, checked_films=48),
     )
 
 

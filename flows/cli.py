@@ -79,7 +79,7 @@ def show_settings(preset: Preset = "standard", as_json: Json = False) -> None:
 @app.command(epilog="Example: cxr doctor")
 def doctor(as_json: Json = False) -> None:
     """Versions, device, disk, memory, and what can be reached; exit code 1 if something fails."""
-    from flows.doctor import examine
+    from flows.examine import examine
 
     findings = examine(Settings.from_environment())
     if as_json:

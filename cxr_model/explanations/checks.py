@@ -34,7 +34,7 @@ RADIUS = 0.05
 deviations of the training films' grey: about three of 256 grey levels, which no eye sees."""
 NUM_PERTURBATIONS = 2  # of each film, for sensitivity
 NUM_SQUARES = 16  # on each film, for infidelity
-FEW_FILMS = 4  # for tests that need a map for each layer or each perturbation
+FEW_FILMS = 8  # for tests that need a map for each layer or each perturbation
 
 
 @dataclass(frozen=True, kw_only=True)

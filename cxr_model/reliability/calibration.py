@@ -30,8 +30,8 @@ always better and the lower end is the answer; where the network is worse than a
 upper one."""
 TOLERATED_ECE = 0.05
 """Calibration passes unless the holdout shows an error above this."""
-MOST_CHANCE_ECE = 2 * TOLERATED_ECE
-"""Where a calibrated network may well show an error above this, the films are too few to tell."""
+EXCLUDED_ECE = 0.10
+"""For it to pass, the holdout must also rule out an error above this: few films cannot."""
 _OUTCOME_DRAWS = 500
 
 
@@ -101,16 +101,18 @@ def measure_calibration(
     below that. All other intervals are percentile ones; all are from a bootstrap over groups.
 
     ``passed`` is false where the interval of the calibrated error lies wholly above
-    `TOLERATED_ECE`, and None where it does not, but ``high`` lies above `MOST_CHANCE_ECE`: so
-    few films cannot tell.
+    `TOLERATED_ECE`, true where it ends at or below `EXCLUDED_ECE`, and else None: so few films
+    cannot tell.
     """
     before, after = (
         _measure(truth_N, scores_NC, groups_N, classes, draws, seed)
         for scores_NC in (probabilities_NC, temper(probabilities_NC, temperature))
     )
-    is_passed: bool | None = after["ece"]["ci_low"] <= TOLERATED_ECE
-    if is_passed and after["ece_if_calibrated"]["high"] > MOST_CHANCE_ECE:
-        is_passed = None
+    is_passed = None
+    if after["ece"]["ci_low"] > TOLERATED_ECE:
+        is_passed = False
+    elif after["ece"]["ci_high"] <= EXCLUDED_ECE:
+        is_passed = True
     at_bound = not TEMPERATURES[0] * 1.001 < temperature < TEMPERATURES[1] * 0.999
     return {
         "temperature": temperature,
@@ -275,12 +277,16 @@ def _verdict(
     at_bound: bool,
 ) -> str:
     error, perfect = after["ece"], after["ece_if_calibrated"]["mean"]
-    words = {True: "no", False: "a", None: "too few films to tell: no"}[is_passed]
+    words = {
+        True: f"no calibration error of the most probable class above {TOLERATED_ECE} is shown, "
+        f"and one above {EXCLUDED_ECE} ruled out,",
+        False: f"a calibration error of the most probable class above {TOLERATED_ECE} is shown",
+        None: f"too few films to tell: no calibration error above {TOLERATED_ECE} is shown, nor "
+        f"one above {EXCLUDED_ECE} ruled out,",
+    }
     verdict = (
-        f"{words} calibration error of the most probable class above "
-        f"{TOLERATED_ECE} is shown on "
-        f"{error['n']} films: {format_estimate(error)} at temperature {temperature:.2f}, "
-        f"{before['ece']['value']:.3f} without; of a network that is calibrated "
+        f"{words[is_passed]} on {error['n']} films: {format_estimate(error)} at temperature "
+        f"{temperature:.2f}, {before['ece']['value']:.3f} without; of a network that is calibrated "
         f"{perfect:.3f} would be expected on as many"
     )
     if at_bound:
