@@ -145,7 +145,7 @@ def _keep(limit: str, leases: list[UUID], has_ended: Event) -> None:
             if not is_gone:
                 logger.warning("the turn at %s cannot be renewed; trying again", limit)
                 continue
-            with suppress(httpx.TransportError):
+            with suppress(httpx.HTTPError):  # asked again after the next pause
                 if lease := _take(client, limit):
                     logger.warning("the turn at %s had run out and is taken again", limit)
                     leases.append(lease)

@@ -84,6 +84,7 @@ def test_a_run_that_crashed_too_often_is_not_started_again(
 
 
 def test_a_turn_that_ran_out_is_taken_again(lease: UUID, client: SyncPrefectClient) -> None:
+    assert start._take(client, LIMIT) is None  # nobody else gets it while it is held
     client.release_concurrency_slots_with_lease(lease)
     wait_until(lambda: slots_taken(client) == 1)
 

@@ -15,6 +15,8 @@ from cxr_model.run_folder import RunFolder
 from cxr_model.shortcuts.audit import audit_shortcuts
 from cxr_model.shortcuts.views import VIEWS
 
+NUM_FILMS = 90
+
 
 def audit(folder: Path, seed: int, num_films: int, marker_class: str = "") -> dict[str, Any]:
     config = phantom_settings(num_films, seed, marker_class, size_px=64, epochs=4)
@@ -29,7 +31,7 @@ def retrained(record: dict[str, Any]) -> set[str]:
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], RunFolder]:
     folder = tmp_path_factory.mktemp("marked")
-    return audit(folder, 0, 90, "covid"), RunFolder(folder / "run")
+    return audit(folder, 0, NUM_FILMS, "covid"), RunFolder(folder / "run")
 
 
 def test_planted_marker_raises_the_alarm(marked: tuple[dict[str, Any], RunFolder]) -> None:
@@ -91,5 +93,7 @@ def test_retraining_adds_a_probe_for_each_view_and_leaves_out_what_diverges(
 
 @pytest.mark.slow
 def test_clean_films_of_ten_seeds_raise_no_alarm(tmp_path: Path) -> None:
-    alarms = {seed: audit(tmp_path / str(seed), seed, 60)["alarms"] for seed in range(10)}
-    assert alarms == {seed: [] for seed in range(10)}
+    """As many films as show the marker above; the rules were set on the seeds 0 to 9."""
+    seeds = range(10, 20)
+    alarms = {seed: audit(tmp_path / str(seed), seed, NUM_FILMS)["alarms"] for seed in seeds}
+    assert alarms == {seed: [] for seed in seeds}
