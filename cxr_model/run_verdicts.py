@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from cxr_model.run_folder import RunFolder, read_json
 
+NOT_TESTED = "This method was not put to the test in its run."
 SHOWN_METHOD = "grad-cam"
 """Of the heat maps that go with predictions: one pass forward and one back."""
 
@@ -16,15 +17,17 @@ class RunVerdicts:
 
     @classmethod
     def read(cls, run: RunFolder) -> "RunVerdicts":
-        """From ``metrics.json``; a run without one has not been measured."""
-        metrics = read_json(run.metrics) if run.metrics.exists() else {}
+        """From ``metrics.json``; a network whose run has none yet comes without verdicts."""
+        if not run.metrics.exists():
+            return cls(red_gates=(), heat_maps="Nothing is known of its heat maps.")
+        metrics = read_json(run.metrics)
         methods = metrics.get("explanations", {}).get("methods", {})
         verdict = methods.get(SHOWN_METHOD, {}).get("verdict")
         return cls(
             red_gates=tuple(
                 gate["name"] for gate in metrics.get("gates", ()) if gate["passed"] is False
             ),
-            heat_maps=verdict or f"{SHOWN_METHOD}: was not put to the test in this run.",
+            heat_maps=verdict or NOT_TESTED,
         )
 
     def told(self) -> str:

@@ -49,7 +49,7 @@ def run_here(job: Job, settings: Settings, tell_outcome: Callable[[StoreLocation
 
         with tags("cxr"):  # as a deployment's runs have it: automations look for it
             run = getattr(import_module(f"flows.{job.name}"), job.name)
-            with _outcome_told(lambda: tell_outcome(location)):
+            with outcome_told(lambda: tell_outcome(location)):
                 run(**job.parameters)
 
 
@@ -65,7 +65,7 @@ def run_on_worker(
     with _api_and_store(settings, err) as (api_url, location):
         from flows.submit import flow_run_page, submit
 
-        with _outcome_told(lambda: tell_outcome(location)):
+        with outcome_told(lambda: tell_outcome(location)):
             flow_run_id = submit(job, api_url, out)
     out.print(f"Prefect UI         {flow_run_page(api_url, flow_run_id)}")
     if settings.prefect_api_url is None:
@@ -75,7 +75,7 @@ def run_on_worker(
 
 
 @contextmanager
-def _outcome_told(tell: Callable[[], None]) -> Iterator[None]:
+def outcome_told(tell: Callable[[], None]) -> Iterator[None]:
     """Tell it also where a gate is red: such a run has failed, but it is published."""
     try:
         yield

@@ -126,6 +126,7 @@ def _ledger(store: ObjectStore, count: int) -> dict[str, Any]:
             when="2026-01-01T00:00:00",
             model_run_id="run",
             model_digest="0" * 64,
+            model_red_gates=[],
             films=films,
             num_scored=BATCH_FILMS,
             num_copies=0,

@@ -1,12 +1,11 @@
 """What every flow does first: a plain log, a run folder, and a turn at the device."""
 
 import logging
-import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import asdict
 from datetime import UTC
 from pathlib import Path
@@ -17,7 +16,7 @@ import httpx
 from filelock import FileLock, Timeout
 from prefect import runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.exceptions import PrefectException
+from prefect.exceptions import Abort, PrefectException
 
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, CxrError, StackError
@@ -78,17 +77,24 @@ def started_again() -> bool:
 
 
 def require_current() -> None:
-    """Raise ``StackError`` where another process has taken this flow run over.
+    """End this process, quietly, where another one has taken its flow run over.
 
     One that was cut off from the server counts as crashed, and the run goes on elsewhere. What
-    comes back late is not to publish beside it.
+    comes back late is not to publish beside it, nor to set the run's state: hence `Abort`. Of a
+    server that is away nothing can be known, and hours of work are not given up for that.
     """
-    with get_client(sync_client=True) as client:
-        num_starts = client.read_flow_run(UUID(runtime.flow_run.id)).run_count
-    if num_starts > int(runtime.flow_run.run_count):
-        raise StackError(
-            f"start {num_starts} of the run is at work on it, this is number "
-            f"{runtime.flow_run.run_count} and ends; nothing is lost"
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(UUID(runtime.flow_run.id))
+    except httpx.HTTPError as error:
+        logger.warning("the Prefect server is away (%s); going on", type(error).__name__)
+        return
+    if run.run_count > int(runtime.flow_run.run_count) and (
+        run.state is None or run.state.is_running() or run.state.is_completed()
+    ):
+        raise Abort(
+            f"start {run.run_count} of the run is at work on it, this is number "
+            f"{runtime.flow_run.run_count} and ends"
         )
 
 
@@ -96,9 +102,9 @@ def require_current() -> None:
 def turn_at(limit: str) -> Iterator[None]:
     """Alone under a concurrency limit of the Prefect server, for as long as the block takes.
 
-    A server that is away for a while ends nothing: the lease is renewed when it is back, or,
-    where it ran out, taken again. Where another run was quicker, this process gets a SIGTERM
-    as if its machine were wanted: it writes a checkpoint, and its run waits for a turn anew.
+    A server that is away meanwhile ends nothing here: the lease is renewed when it is back, or,
+    where it ran out, taken again as soon as the slot is free. Raises ``StackError`` where the
+    limit is taken away.
     """
     with get_client(sync_client=True) as client:
         make_limit(client, limit)
@@ -106,53 +112,58 @@ def turn_at(limit: str) -> Iterator[None]:
         while (lease := _take(client, limit)) is None:
             time.sleep(_POLL_S)
     leases, has_ended = [lease], Event()
-    keeper = Thread(target=_keep, args=(limit, leases, has_ended), name=limit, daemon=True)
+    # In a copy of the context: Prefect sends a line to the run's log where it knows the run.
+    run = copy_context().run
+    keeper = Thread(target=run, args=(_keep, limit, leases, has_ended), name=limit, daemon=True)
     keeper.start()
     try:
         yield
     finally:
         has_ended.set()
-        keeper.join()
+        keeper.join(timeout=_POLL_S)  # a server that is away is not waited for
         # A lease that cannot be given back runs out by itself.
         with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
             client.release_concurrency_slots_with_lease(leases[-1])
 
 
 def _take(client: SyncPrefectClient, limit: str) -> UUID | None:
-    """A lease of the limit's slot, or None where it is taken."""
+    """A lease of the limit's slot, or None where it is taken or the server does not say."""
     try:
         answer = client.increment_concurrency_slots_with_lease(
             [limit], slots=1, mode="concurrency", lease_duration=_LEASE_S
-        )
+        ).json()
     except httpx.HTTPStatusError as error:
         if error.response.status_code != httpx.codes.LOCKED:
-            raise
+            logger.warning("no turn at %s: HTTP %d", limit, error.response.status_code)
         return None
-    return UUID(answer.json()["lease_id"])
+    except httpx.TransportError as error:
+        logger.warning("no turn at %s: %s", limit, error or type(error).__name__)
+        return None
+    if not answer["limits"]:
+        raise StackError(f"limit {limit}: is gone; make it with 'cxr deploy'")
+    return UUID(answer["lease_id"])
 
 
 def _keep(limit: str, leases: list[UUID], has_ended: Event) -> None:
-    """Renew the last of ``leases`` until the end, or put one in its place that is held anew."""
+    """Renew the last of ``leases`` until the end; one that ran out gets a successor."""
     with get_client(sync_client=True) as client:
         while not has_ended.wait(_RENEW_S):
             try:
                 client.renew_concurrency_lease(leases[-1], _LEASE_S)
-                continue
             except httpx.HTTPStatusError as error:
-                is_gone = error.response.status_code == httpx.codes.GONE
-            except httpx.HTTPError:
-                is_gone = False
-            if not is_gone:
-                logger.warning("the turn at %s cannot be renewed; trying again", limit)
-                continue
-            with suppress(httpx.HTTPError):  # asked again after the next pause
+                if error.response.status_code != httpx.codes.GONE or has_ended.is_set():
+                    continue
                 if lease := _take(client, limit):
                     logger.warning("the turn at %s had run out and is taken again", limit)
                     leases.append(lease)
-                elif not has_ended.is_set():
-                    logger.error("another run has the turn at %s now; this process ends", limit)
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    return
+                else:
+                    logger.warning(
+                        "the turn at %s has run out, and another run may be at work beside this "
+                        "one; asking again",
+                        limit,
+                    )
+            except httpx.TransportError:
+                logger.warning("the turn at %s cannot be renewed; trying again", limit)
 
 
 @contextmanager

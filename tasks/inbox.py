@@ -55,6 +55,8 @@ class BatchRecord:
     model_run_id: str
     model_digest: str
     """SHA-256 of the weights."""
+    model_red_gates: list[str]
+    """What the network's run failed of leakage, shortcut, calibration and explanation."""
     films: list[dict[str, str]]
     """``key``, ``etag`` and ``sha256`` of every film seen, copies of known ones too. One that is
     too large to be a film has no digest: it is not fetched."""
@@ -111,6 +113,7 @@ def score_batch(
             when=datetime.now(UTC).isoformat(timespec="seconds"),
             model_run_id=predictor.card.run_id,
             model_digest=predictor.digest,
+            model_red_gates=list(predictor.verdicts.red_gates),
             films=[
                 {"key": film.seen.key, "etag": film.seen.etag, "sha256": film.sha256}
                 for film in fetched

@@ -9,13 +9,13 @@ from tasks.registry import IF_THERE, fetch_version, read_champion, require_files
 from tasks.run_store import fetch_run, read_manifest
 from tasks.storage import ObjectStore
 
-_CHAMPION = "champion"
+CHAMPION = "champion"
 
 _WEIGHTS = "model/model.safetensors"
 NETWORK_FILES = (_WEIGHTS, "model/model.json")
 """The network by itself."""
-PREDICTION_FILES = (*NETWORK_FILES, "model/decision.json")
-"""The network and what its predictions are judged by."""
+PREDICTION_FILES = (*NETWORK_FILES, "metrics.json", "model/decision.json")
+"""The network, what its predictions are judged by, and its run's verdicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def find_model(
     ``StorageError`` where there is no such model, and when it is fetched without one of them.
     """
     model, _, last = name.rpartition("/")
-    if last == _CHAMPION:
+    if last == CHAMPION:
         champion = read_champion(store, model)
         return Found(
             run_id=champion.run_id,
@@ -52,7 +52,7 @@ def find_model(
 
     def fetch() -> RunFolder:
         require_files(manifest.run_id, files, has)
-        wanted = dict.fromkeys((*files, *(key for key in IF_THERE if key in has)))
+        wanted = (*files, *(key for key in IF_THERE if key in has))
         return RunFolder(fetch_run(store, manifest.run_id, folder, wanted))
 
     return Found(run_id=manifest.run_id, digest=manifest.record(_WEIGHTS).sha256, fetch=fetch)

@@ -39,8 +39,8 @@ VERSION_FILES = (
 )
 """What of a run is kept with its version, whatever becomes of the run."""
 
-IF_THERE = ("metrics.json", "model/outliers.safetensors")
-"""Kept and fetched beside a network where the run has it: not every run fits an outlier score."""
+IF_THERE = ("model/outliers.safetensors",)
+"""Kept and fetched beside them where the run has it: not every run fits an outlier score."""
 
 _WEIGHTS = "model/model.safetensors"
 _TRIES = 20
@@ -101,7 +101,7 @@ def register_version(store: ObjectStore, model: str, run_id: str) -> Version:
     manifest = read_manifest(store, run_id)
     target = _version_key(model, manifest.run_id)
     has = {record.key for record in manifest.objects}
-    keys = dict.fromkeys((*VERSION_FILES, *(key for key in IF_THERE if key in has)))
+    keys = [*VERSION_FILES, *(key for key in IF_THERE if key in has)]
     files = {key: manifest.record(key).sha256 for key in keys}
     version = Version(
         model=model,

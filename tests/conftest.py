@@ -19,7 +19,7 @@ import torch
 from cxr_model.config import NetworkConfig
 from cxr_model.model_files import ModelCard, save_model
 from cxr_model.network import build_network, network_arguments, num_parameters
-from cxr_model.run_folder import RunFolder
+from cxr_model.run_folder import RunFolder, write_json
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 from tests.tiny_model import ALWAYS_ANSWER
@@ -161,6 +161,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     run = RunFolder(tmp_path_factory.mktemp("tiny"))
     save_model(run, network.state_dict(), card)
     ALWAYS_ANSWER.write(run.decision)
+    gates = [{"name": name, "passed": name == "leakage"} for name in ("leakage", "shortcut")]
+    write_json(run.metrics, {"gates": gates})
     return run
 
 

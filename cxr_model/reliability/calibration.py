@@ -16,7 +16,6 @@ from cxr_model.metrics import (
     Estimate,
     draw_figures,
     estimate_from_draws,
-    format_estimate,
     make_estimate,
     proportion_interval,
 )
@@ -29,7 +28,7 @@ TEMPERATURES = (0.25, 10.0)
 always better and the lower end is the answer; where the network is worse than a guess, the
 upper one."""
 TOLERATED_ECE = 0.05
-"""Calibration passes unless the holdout shows an error above this."""
+"""Calibration fails where the holdout shows an error above this."""
 EXCLUDED_ECE = 0.10
 """For it to pass, the holdout must also rule out an error above this: few films cannot."""
 _OUTCOME_DRAWS = 500
@@ -285,9 +284,10 @@ def _verdict(
         f"one above {EXCLUDED_ECE} ruled out,",
     }
     verdict = (
-        f"{words[is_passed]} on {error['n']} films: {format_estimate(error)} at temperature "
-        f"{temperature:.2f}, {before['ece']['value']:.3f} without; of a network that is calibrated "
-        f"{perfect:.3f} would be expected on as many"
+        f"{words[is_passed]} on {error['n']} films: {error['value']:.3f} "
+        f"({error['ci_low']:.3f}–{error['ci_high']:.3f}) at temperature {temperature:.2f}, "
+        f"{before['ece']['value']:.3f} without; of a network that is calibrated {perfect:.3f} "
+        "would be expected on as many"
     )
     if at_bound:
         verdict += "; the temperature is at the bound of what is looked for"

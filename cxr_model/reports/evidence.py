@@ -6,8 +6,7 @@ from typing import Any
 
 from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.run_folder import RunFolder, read_json
-
-NOT_TESTED = {"passed": None, "verdict": "This method was not put to the test in this run."}
+from cxr_model.run_verdicts import NOT_TESTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,9 @@ class Evidence:
 
     def method_verdicts(self) -> dict[str, dict[str, Any]]:
         """``passed`` (None: not tested) and ``verdict`` of each method in `METHOD_TITLES`."""
+        untested = {"passed": None, "verdict": NOT_TESTED}
         tested = self.explanations["methods"] if self.explanations else {}
-        return {method: tested.get(method, NOT_TESTED) for method in METHOD_TITLES}
+        return {method: tested.get(method, untested) for method in METHOD_TITLES}
 
 
 def state_in_words(passed: bool | None) -> str:

@@ -24,7 +24,7 @@
 
   // ---- Threshold: one class against the rest ------------------------------------------
 
-  const view = { chosen: data.classes.length - 1, threshold: 0.5, prevalence: 0.05 };
+  const view = { chosen: data.classes.length - 1, threshold: 0.5, prevalence_percent: 5 };
 
   // How many of the scores, which stand in rising order, are at or above the threshold. Of very
   // many scores the page holds every k-th: the share times the true number stands for the count.
@@ -51,7 +51,7 @@
     const tp = atOrAbove(positive, view.threshold), fp = atOrAbove(negative, view.threshold);
     const counts = { tp, fp, fn: positive.n - tp, tn: negative.n - fp };
     for (const [name, count] of Object.entries(counts)) byId(`explore-${name}`).textContent = count;
-    const found = tp / positive.n, left = counts.tn / negative.n, prior = view.prevalence;
+    const found = tp / positive.n, left = counts.tn / negative.n, prior = view.prevalence_percent / 100;
     const ppv = (found * prior) / (found * prior + (1 - left) * (1 - prior));
     const npv = (left * (1 - prior)) / (left * (1 - prior) + (1 - found) * prior);
     const rates = {
@@ -134,7 +134,7 @@
 
   const setPrevalence = (percent) => {
     if (!(percent > 0 && percent < 100)) return;
-    view.prevalence = percent / 100;
+    view.prevalence_percent = percent;
     byId("explore-prevalence-range").value = percent;
     byId("explore-prevalence").value = percent;
     explore();
@@ -153,12 +153,12 @@
     });
     bind(["explore-range", "explore-threshold"], setThreshold, () => view.threshold);
     bind(["explore-prevalence-range", "explore-prevalence"], setPrevalence,
-      () => 100 * view.prevalence);
+      () => view.prevalence_percent);
     for (const button of document.querySelectorAll("#explorer [data-outcome]"))
       button.addEventListener("click", () => showOutcome(button.dataset.outcome));
     showPoints();
     setThreshold(view.threshold);
-    setPrevalence(100 * view.prevalence);
+    setPrevalence(view.prevalence_percent);
   };
 
   // ---- Gallery ------------------------------------------------------------------------

@@ -136,7 +136,8 @@ def _print(record: dict[str, Any], source: str) -> None:
         best = max(told, key=lambda row: row["against_the_rest"][label]["value"])
         out.print(
             f"{label} is told from the rest best by {best['property'].replace('_', ' ')}: "
-            f"{format_estimate(best['against_the_rest'][label])} (chance 0.50)"
+            f"{format_estimate(best['against_the_rest'][label])} (chance 0.50; the best of "
+            f"{len(told)} properties, which lifts it a little)"
         )
 
 

@@ -38,7 +38,10 @@ def train(
     resume: Resume = "",
     model: Annotated[
         str,
-        typer.Option(help="What it competes to be champion of; default: named after the data."),
+        typer.Option(
+            help="What it competes to be champion of; default: named after the data. "
+            "To be said again with --resume."
+        ),
     ] = "",
     local: Local = False,
 ) -> None:
@@ -232,12 +235,17 @@ def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -
     for name, key in (
         ("accuracy", "accuracy"),
         ("balanced accuracy", "balanced_accuracy"),
-        ("naive accuracy", "naive_accuracy"),
-        ("leakage estimate", "leakage_estimate"),  # of a cross-validation, as the one above
+        ("naive accuracy", "naive_accuracy"),  # of a cross-validation
     ):
         if key in headline:
             figure = format_estimate(headline[key])
             out.print(f"{name:<18} {figure} on {n} films, 95 % interval")
+    if leakage := headline.get("leakage_estimate"):
+        out.print(
+            f"leakage estimate   {leakage['value']:+.3f} ({leakage['ci_low']:+.3f} to "
+            f"{leakage['ci_high']:+.3f}): naive minus grouped accuracy; the luck of trainings is "
+            "in the difference and not in its interval"
+        )
     if gates := headline.get("gates"):
         told = (
             f"{name} {state.upper() if state == 'failed' else state}"

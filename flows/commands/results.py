@@ -28,26 +28,16 @@ def runs(as_json: Json = False) -> None:
     if not manifests:
         out.print("no run is published yet; begin with 'cxr train'")
         return
-    table = Table(
-        Column("run", no_wrap=True),
-        *(
-            Column(name, overflow="fold")
-            for name in (
-                *("published (UTC)", "data", "network"),
-                *("accuracy", "balanced accuracy", "red gates"),
-            )
-        ),
-    )
+    names = ("run", "accuracy", "balanced accuracy", "red gates")
+    table = Table(*(Column(name, overflow="fold") for name in names), show_lines=True)
     for run in manifests:
         gates = run.headline.get("gates", {})
         figures = (
             format_estimate(run.headline[name]) for name in ("accuracy", "balanced_accuracy")
         )
         table.add_row(
-            run.run_id,
-            run.created[:16].replace("T", " "),
-            run.headline["source"],
-            run.headline["network"],
+            f"{run.run_id}\n{run.created[:16].replace('T', ' ')} UTC\n"
+            f"{run.headline['source']}, {run.headline['network']}",
             *figures,
             ", ".join(name for name, state in gates.items() if state == "failed")
             or ("none" if gates else ""),

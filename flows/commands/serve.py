@@ -51,7 +51,7 @@ def serve(
         from flows.service import ServiceConfig, create_app
         from flows.service_upload import MEGABYTE
         from tasks.manifest import LATEST
-        from tasks.named_model import find_model
+        from tasks.named_model import CHAMPION, find_model
 
         config = ServiceConfig(
             limits=BatchLimits(max_size=max_batch, max_wait_s=max_wait_ms / 1000),
@@ -59,7 +59,8 @@ def serve(
             api_key=settings.api_key,
         )
         with open_store(settings) as store:
-            if not model.endswith(("champion", LATEST)):  # which may come to be while it serves
+            # A champion, or a newest run, may come to be while it serves.
+            if model.rpartition("/")[2] not in (CHAMPION, LATEST):
                 find_model(store, model, settings.fetched_dir)
             _tell_address(host, listener, settings)
             served = ServedModel(

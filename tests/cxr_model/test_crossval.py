@@ -84,7 +84,10 @@ def test_the_record_agrees_with_the_predictions(run: RunFolder) -> None:
     assert sum(part["n"] for part in parts) == leakage["n"]
     gained = sum(part["n"] * part["accuracy"]["value"] for part in parts)
     assert gained == pytest.approx(leakage["n"] * (naive - grouped))
-    assert record["rows"][1]["protocol"] == crossval_headline(record)["network"].split()[-1]
+    told = crossval_headline(record)
+    assert told["network"].split()[-1] == record["rows"][1]["protocol"]
+    assert told["naive_accuracy"]["value"] == record["rows"][0]["accuracy"]["mean"]
+    assert told["leakage_estimate"] == record["leakage_estimate"]["accuracy"]
 
 
 def test_page_and_summary_show_both_protocols_and_the_difference(run: RunFolder) -> None:

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from cxr_model.run_folder import RunFolder, write_json
-from cxr_model.run_verdicts import SHOWN_METHOD, RunVerdicts
+from cxr_model.run_verdicts import NOT_TESTED, SHOWN_METHOD, RunVerdicts
 
 
 def test_what_a_run_found_against_itself_goes_with_its_network(tmp_path: Path) -> None:
@@ -24,4 +24,6 @@ def test_what_a_run_found_against_itself_goes_with_its_network(tmp_path: Path) -
 def test_of_a_network_without_a_measured_run_nothing_is_claimed(tmp_path: Path) -> None:
     verdicts = RunVerdicts.read(RunFolder(tmp_path))
     assert verdicts.told() == ""
-    assert verdicts.heat_maps == "grad-cam: was not put to the test in this run."
+    assert verdicts.heat_maps == "Nothing is known of its heat maps."
+    write_json(RunFolder(tmp_path).metrics, {})
+    assert RunVerdicts.read(RunFolder(tmp_path)).heat_maps == NOT_TESTED

@@ -76,7 +76,7 @@ def test_a_chosen_film_is_shown_with_bars_and_heat_map(
         assert abs(bar.evaluate("bar => bar.value") - calibrated) < 1e-6
         assert tab.get_by_text(f"{calibrated:.3f}").first.is_visible()
     assert not tab.locator("#mark").is_visible()
-    assert tab.get_by_text("grad-cam: was not put to the test in this run.").is_visible()
+    assert tab.get_by_text("Nothing is known of its heat maps.").is_visible()
     sizes = "[...document.querySelectorAll('img')].map(image => image.naturalWidth)"
     tab.wait_for_function(f"{sizes}.every(width => width === 256)")
     assert tab.evaluate(sizes) == [256, 256]

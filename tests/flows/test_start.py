@@ -1,6 +1,5 @@
 """What a flow asks when it was started more than once, and its turn at the device."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from uuid import UUID
@@ -9,7 +8,9 @@ import httpx
 import pytest
 from prefect import flow, runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.states import AwaitingRetry, Crashed, Running
+from prefect.client.schemas.objects import State
+from prefect.exceptions import Abort
+from prefect.states import AwaitingRetry, Crashed, Failed, Running
 from prefect.testing.utilities import prefect_test_harness
 
 from cxr_model.errors import StackError
@@ -51,19 +52,51 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_process_whose_run_another_one_took_over_publishes_nothing() -> None:
+def set_states(client: SyncPrefectClient, run_id: str, *states: State) -> None:
+    for state in states:
+        client.set_flow_run_state(UUID(run_id), state, force=True)
+
+
+def test_a_process_whose_run_another_one_took_over_ends_and_leaves_its_state_alone(
+    client: SyncPrefectClient,
+) -> None:
+    runs: list[str] = []
+
     @flow
     def cut_off() -> None:
+        runs.append(runtime.flow_run.id)
         require_current()
-        with get_client(sync_client=True) as client:
-            for state in (Crashed(), AwaitingRetry()):
-                client.set_flow_run_state(UUID(runtime.flow_run.id), state, force=True)
-            require_current()  # nobody has begun yet: it may finish what it has
-            client.set_flow_run_state(UUID(runtime.flow_run.id), Running(), force=True)
+        set_states(client, runs[0], Crashed(), AwaitingRetry())
+        require_current()  # nobody has begun yet: it may finish what it has
+        set_states(client, runs[0], Running(), Failed())
+        require_current()  # the other one did not get far
+        set_states(client, runs[0], Running())
         require_current()
+        runs.append("published")
 
-    with pytest.raises(StackError, match="start 2 of the run is at work on it, this is number 1"):
+    with pytest.raises(Abort, match="start 3 of the run is at work on it, this is number 1"):
         cut_off()
+    assert len(runs) == 1
+    state = client.read_flow_run(UUID(runs[0])).state
+    assert state
+    assert state.is_running()
+
+
+def test_a_server_that_is_away_costs_no_finished_work(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_server(*_: object) -> None:
+        raise httpx.ConnectError("no server")
+
+    @flow
+    def publishes() -> bool:
+        with monkeypatch.context() as patch:
+            patch.setattr(SyncPrefectClient, "read_flow_run", no_server)
+            require_current()
+        return True
+
+    assert publishes()
+    assert "the Prefect server is away (ConnectError); going on" in caplog.text
 
 
 @pytest.mark.parametrize("num_starts", [1, 2, MOST_STARTS, MOST_STARTS + 1])
@@ -89,25 +122,31 @@ def test_a_turn_that_ran_out_is_taken_again(lease: UUID, client: SyncPrefectClie
     wait_until(lambda: slots_taken(client) == 1)
 
 
-def test_who_lost_its_turn_to_another_run_is_told_to_end(
-    lease: UUID, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+def test_who_lost_its_turn_to_another_run_gets_it_back_after_it(
+    lease: UUID,
+    client: SyncPrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    told: list[int] = []
-    monkeypatch.setattr(start.os, "kill", lambda _, number: told.append(number))
-    take = start._take
-    other: list[UUID] = []
+    take, others = start._take, list[UUID | None]()
 
-    def take_later(client: SyncPrefectClient, limit: str) -> UUID | None:
-        found = take(client, limit)
-        assert found
-        other.append(found)
-        return None
+    def take_after_another(client: SyncPrefectClient, limit: str) -> UUID | None:
+        if not others:
+            others.append(take(client, limit))
+        return take(client, limit)
 
-    monkeypatch.setattr(start, "_take", take_later)
+    monkeypatch.setattr(start, "_take", take_after_another)
     client.release_concurrency_slots_with_lease(lease)
-    wait_until(lambda: bool(told))
-    assert told == [signal.SIGTERM]
-    client.release_concurrency_slots_with_lease(other[0])
+    wait_until(lambda: "another run may be at work beside this one" in caplog.text)
+    assert others[0]
+    client.release_concurrency_slots_with_lease(others[0])
+    wait_until(lambda: "taken again" in caplog.text)
+
+
+def test_without_its_limit_nobody_computes_unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "make_limit", lambda *_: None)
+    with pytest.raises(StackError, match="limit gone: is gone"), turn_at("gone"):
+        pytest.fail("it computes")
 
 
 def test_a_server_that_is_away_ends_no_turn(

@@ -102,6 +102,8 @@ def test_unreadable_and_vanished_films_stop_no_batch(
     page = store.read_bytes("predictions/inbox/only/report.html").decode()
     assert "&lt;b&gt;.png" in page
     assert "1 scored, 1 unreadable, 0 copies" in page
+    assert record.model_red_gates == ["shortcut"]
+    assert "its run failed: shortcut" in page
 
 
 def test_objects_too_large_for_films_are_told_and_not_fetched(
