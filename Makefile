@@ -18,7 +18,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 run: setup
 	$(BIN)/cxr train --data phantom --set data.size_px=224 --set training.epochs=20 \
-		--set training.progressive=false
+		--set training.progressive=false --set explain.checked_films=12
 
 test: setup
 	$(BIN)/python -m pytest

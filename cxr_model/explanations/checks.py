@@ -34,7 +34,7 @@ RADIUS = 0.05
 deviations of the training films' grey: about three of 256 grey levels, which no eye sees."""
 NUM_PERTURBATIONS = 2  # of each film, for sensitivity
 NUM_SQUARES = 16  # on each film, for infidelity
-FEW_FILMS = 8  # for tests that need a map for each layer or each perturbation
+FEW_FILMS = 4  # at least, and one in three: for tests with a map a layer or a perturbation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,8 @@ class CheckedFilms:
     def few(self) -> "CheckedFilms":
         """Some of them, from all over the list and so of every class."""
         total = len(self.x_NCHW)
-        rows = np.unique(np.linspace(0, total - 1, min(FEW_FILMS, total)).round().astype(int))
+        num_few = min(max(FEW_FILMS, total // 3), total)
+        rows = np.unique(np.linspace(0, total - 1, num_few).round().astype(int))
         return CheckedFilms(
             x_NCHW=self.x_NCHW[rows],
             targets_N=self.targets_N[rows],
