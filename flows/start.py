@@ -81,13 +81,13 @@ def require_current() -> None:
 
     One that was cut off from the server counts as crashed, and the run goes on elsewhere. What
     comes back late is not to publish beside it, nor to set the run's state: hence `Abort`. Of a
-    server that is away nothing can be known, and hours of work are not given up for that.
+    server that does not answer nothing is known, and hours of work are not given up for that.
     """
     try:
         with get_client(sync_client=True) as client:
             run = client.read_flow_run(UUID(runtime.flow_run.id))
-    except httpx.HTTPError as error:
-        logger.warning("the Prefect server is away (%s); going on", type(error).__name__)
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.warning("no word of this run from the server (%s); going on", type(error).__name__)
         return
     if run.run_count > int(runtime.flow_run.run_count) and (
         run.state is None or run.state.is_running() or run.state.is_completed()
@@ -103,11 +103,9 @@ def turn_at(limit: str) -> Iterator[None]:
     """Alone under a concurrency limit of the Prefect server, for as long as the block takes.
 
     A server that is away meanwhile ends nothing here: the lease is renewed when it is back, or,
-    where it ran out, taken again as soon as the slot is free. Raises ``StackError`` where the
-    limit is taken away.
+    where it ran out, taken again as soon as the slot is free.
     """
     with get_client(sync_client=True) as client:
-        make_limit(client, limit)
         logger.info("waiting for a turn at %s", limit)
         while (lease := _take(client, limit)) is None:
             time.sleep(_POLL_S)
@@ -129,6 +127,7 @@ def turn_at(limit: str) -> Iterator[None]:
 def _take(client: SyncPrefectClient, limit: str) -> UUID | None:
     """A lease of the limit's slot, or None where it is taken or the server does not say."""
     try:
+        make_limit(client, limit)
         answer = client.increment_concurrency_slots_with_lease(
             [limit], slots=1, mode="concurrency", lease_duration=_LEASE_S
         ).json()
@@ -139,13 +138,13 @@ def _take(client: SyncPrefectClient, limit: str) -> UUID | None:
     except httpx.TransportError as error:
         logger.warning("no turn at %s: %s", limit, error or type(error).__name__)
         return None
-    if not answer["limits"]:
-        raise StackError(f"limit {limit}: is gone; make it with 'cxr deploy'")
-    return UUID(answer["lease_id"])
+    # Of a limit that was taken away just now the server says yes to nothing.
+    return UUID(answer["lease_id"]) if answer["limits"] else None
 
 
 def _keep(limit: str, leases: list[UUID], has_ended: Event) -> None:
     """Renew the last of ``leases`` until the end; one that ran out gets a successor."""
+    is_held = True
     with get_client(sync_client=True) as client:
         while not has_ended.wait(_RENEW_S):
             try:
@@ -156,7 +155,9 @@ def _keep(limit: str, leases: list[UUID], has_ended: Event) -> None:
                 if lease := _take(client, limit):
                     logger.warning("the turn at %s had run out and is taken again", limit)
                     leases.append(lease)
-                else:
+                    is_held = True
+                elif is_held:
+                    is_held = False
                     logger.warning(
                         "the turn at %s has run out, and another run may be at work beside this "
                         "one; asking again",
