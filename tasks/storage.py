@@ -192,12 +192,14 @@ class ObjectStore:
 
     def presign(self, key: str, expires_s: int) -> str:
         """An address that reads one object without credentials, for ``expires_s`` seconds."""
-        client, outside = self._client, self.location.public_url
+        outside = self.location.public_url
+        if outside is not None:  # the signature is of the server's name, too
+            location = replace(self.location, endpoint_url=outside, public_url=None)
+            with ObjectStore(location) as store:
+                return store.presign(key, expires_s)
         with self._told(key):
-            if outside is not None:  # the signature is of the server's name, too
-                client = connect(replace(self.location, endpoint_url=outside), _READ_TIMEOUT_S)
             return str(
-                client.generate_presigned_url(
+                self._client.generate_presigned_url(
                     "get_object", Params=self._at(key), ExpiresIn=expires_s
                 )
             )

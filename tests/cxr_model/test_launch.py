@@ -10,7 +10,6 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from cxr_model.batches import TrainingFilms
 from cxr_model.cache import FilmCache
@@ -83,10 +82,9 @@ def test_two_processes_descend_as_one_does(
     assert [record.epoch for record in told[1]] == [1, 2]
     curves = [pd.read_csv(run.history) for run in (alone, shared)]
     for name in ("train_loss", "validation_loss"):
-        assert curves[1][name].tolist() == pytest.approx(curves[0][name].tolist(), rel=1e-5)
-    weights = [load_file(run.weights) for run in (alone, shared)]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
+        # Adam blows up what float32 rounds away (docs/log.md). In double precision, below, nine
+        # digits are the same, of the weights too.
+        assert curves[1][name].tolist() == pytest.approx(curves[0][name].tolist(), rel=1e-3)
 
 
 def test_in_double_precision_two_processes_are_one_to_nine_digits(
