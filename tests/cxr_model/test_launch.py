@@ -10,6 +10,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cxr_model.batches import TrainingFilms
 from cxr_model.cache import FilmCache
@@ -44,12 +45,27 @@ CONFIG = replace(
 )
 
 
+# Fixed here: two processes in float32 are one but for rounding, which Adam blows up on some films
+# more than on others (docs/log.md), so the films are to stay the same however splits are dealt.
+VALIDATION = {2, 20, 30, 13, 19, 37, 1, 14, 18}
+HOLDOUT = {4, 31, 35, 25, 36, 9, 22}
+
+
+def deal(index: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+    splits = assign_splits(index, config.split)
+    numbers = splits["path"].str.extract(r"/(\d+)_", expand=False).astype(int)
+    splits["split"] = "train"
+    splits.loc[numbers.isin(VALIDATION), "split"] = "validation"
+    splits.loc[numbers.isin(HOLDOUT), "split"] = "holdout"
+    return splits
+
+
 def prepare_run(
     run: RunFolder, cached_phantoms: tuple[pd.DataFrame, Path], config: RunConfig
 ) -> None:
     write_json(run.config, asdict(config))
     write_index(cached_phantoms[0], run.index)
-    write_splits(assign_splits(cached_phantoms[0], config.split), run.splits)
+    write_splits(deal(cached_phantoms[0], config), run.splits)
 
 
 def trained(
@@ -82,9 +98,10 @@ def test_two_processes_descend_as_one_does(
     assert [record.epoch for record in told[1]] == [1, 2]
     curves = [pd.read_csv(run.history) for run in (alone, shared)]
     for name in ("train_loss", "validation_loss"):
-        # Adam blows up what float32 rounds away (docs/log.md). In double precision, below, nine
-        # digits are the same, of the weights too.
-        assert curves[1][name].tolist() == pytest.approx(curves[0][name].tolist(), rel=1e-3)
+        assert curves[1][name].tolist() == pytest.approx(curves[0][name].tolist(), rel=1e-5)
+    weights = [load_file(run.weights) for run in (alone, shared)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_in_double_precision_two_processes_are_one_to_nine_digits(
