@@ -1,5 +1,6 @@
 """What every settings class shares: how pydantic reads it, and how a value is refused."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
@@ -64,6 +65,15 @@ def check_bounds(config: object, section: str) -> None:
             if isinstance(bounds, Bounds):
                 value = getattr(config, name)
                 require(bounds.hold(value), f"{section}.{name}", value, bounds.remedy)
+
+
+def check_model_name(name: str) -> None:
+    """Raise ``ConfigError`` unless ``name`` can be a folder, a key and a part of an address."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,39}", name):
+        raise ConfigError(
+            f"model name {name!r}: use up to 40 lower-case letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
 
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:

@@ -37,7 +37,7 @@ from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, StackError
 from cxr_model.run_folder import read_json, write_json
 from flows.configuration import config_from_values
-from flows.run_id import data_name
+from flows.run_id import model_name
 from flows.settings import Settings
 from flows.stack import WORK_POOL
 from tasks.limits import make_limit
@@ -165,7 +165,7 @@ def definition(plan: Plan) -> dict[str, Any]:
     for name in _CONFIGURED:
         deployments[name]["parameters"] = {"config": asdict(plan.config)}
     if plan.schedules_active:  # the operator has said which films: their champion answers
-        deployments["predict"]["parameters"] = {"model": data_name(plan.config.data.source)}
+        deployments["predict"]["parameters"] = {"model": model_name(plan.config)}
     scheduled = {name: each for name, each in deployments.items() if "schedules" in each}
     for name, cron in plan.schedules.items():
         if name not in scheduled:

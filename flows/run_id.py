@@ -8,7 +8,7 @@ from tasks.kaggle_source import KaggleSource
 
 
 def data_name(source: str) -> str:
-    """For example ``cxr3`` for ``../films/cxr3``: what the model of these films is called."""
+    """For example ``cxr3`` for ``../films/cxr3``."""
     kind, _, rest = source.partition(":")
     if kind == "phantom":
         name = kind
@@ -19,6 +19,11 @@ def data_name(source: str) -> str:
     else:
         name = (rest or kind).rstrip("/").split("/")[-1]
     return re.sub(r"[^a-z0-9]+", "-", name.lower().removesuffix(".zip")).strip("-")[:40] or "run"
+
+
+def model_name(config: RunConfig) -> str:
+    """Of the model that runs with these settings compete for, and of what they train on."""
+    return config.gates.model or data_name(config.data.source)
 
 
 def new_run_id(config: RunConfig, moment: datetime | None = None, mark: str = "") -> str:

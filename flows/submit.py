@@ -90,9 +90,7 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
 def _way_back(job: Job) -> str:
     if job.name not in ("train", "crossval"):
         return ""
-    model = job.parameters.get("model")
-    options = f" --model {model}" if model else ""
-    return f"; 'cxr {job.name} --resume {job.run_id}{options}' goes on with it"
+    return f"; 'cxr {job.name} --resume {job.run_id}' goes on with it"
 
 
 def _reason(error: PrefectHTTPStatusError) -> str:

@@ -12,7 +12,7 @@ from cxr_model.device import check_devices
 from cxr_model.errors import CheckpointMismatch
 from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.stages import TrainSummary
-from flows.run_id import data_name
+from flows.run_id import model_name
 from flows.settings import Settings
 from flows.start import (
     require_current,
@@ -43,7 +43,6 @@ from tasks.publish import (
     forget_checkpoints,
     publish,
 )
-from tasks.registry import check_model_name
 from tasks.report import write_report
 from tasks.stage_clock import StageClock
 from tasks.train import train_network
@@ -56,7 +55,6 @@ def train(
     config: RunConfig = RunConfig(),  # noqa: B008 (frozen)
     run_id: str = "",
     resume: bool = False,
-    model: str = "",
 ) -> str:
     """From a source of films to a published report, and a try at the place of champion.
 
@@ -68,15 +66,12 @@ def train(
         config: Films, network, training and evidence, as 'cxr settings' lists them.
         run_id: Name of the run; empty: made up from data, preset and time.
         resume: Go on from the newest checkpoint of the run that run_id names.
-        model: What the run competes to be champion of; empty: named after the data.
     """
     clock = StageClock()
     set_up_logging()
     restarted = started_again()
     run_id = this_run_id()
-    model = model or data_name(config.data.source)
     check_run_id(run_id)
-    check_model_name(model)
     settings = Settings.from_environment()
     # Asked first: hours of training are not to end at a closed door.
     check_devices(config.training.device, config.training.num_devices)
@@ -88,7 +83,7 @@ def train(
             _work_through(run, config, run_id, settings, clock, resume=resume, restarted=restarted)
     with clock("promote"):
         enforce_gates(root, config)
-        consider_promotion(settings.store, root, model, run_id)
+        consider_promotion(settings.store, root, model_name(config), run_id)
     timing = {"began": clock.began, "ended": time.time(), "stages": clock.rows()}
     write_json(RunFolder(root).timing, timing)
     return run_id
@@ -149,7 +144,7 @@ def _work_through(
         report_url = publish(settings.store, run.root, run_id, headline)
     show_figures(run.root, run_id, holdout)  # a UI that is away holds no publication up
     show_report(run_id, holdout, report_url, clock.rows())
-    remember_trained(settings.store, data_name(config.data.source), state)
+    remember_trained(settings.store, model_name(config), state)
 
 
 def _train(

@@ -13,14 +13,14 @@ decision is lost and none is made on a champion that is no more.
 
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cxr_model.errors import ConfigError, StorageError
+from cxr_model.config_checks import check_model_name
+from cxr_model.errors import StorageError
 from cxr_model.run_folder import RunFolder, sha256_file
 from tasks.manifest import check_run_id
 from tasks.run_store import read_manifest
@@ -80,15 +80,6 @@ class Version:
     """UTC, ISO 8601."""
     files: dict[str, str]
     """SHA-256 of each file by its key."""
-
-
-def check_model_name(name: str) -> None:
-    """Raise ``ConfigError`` unless ``name`` can be a folder, a key and a part of an address."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,39}", name):
-        raise ConfigError(
-            f"model name {name!r}: use up to 40 lower-case letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit"
-        )
 
 
 def register_version(store: ObjectStore, model: str, run_id: str) -> Version:

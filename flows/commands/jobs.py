@@ -36,13 +36,6 @@ def train(
     settings_: Setting = None,
     run_id: RunId = "",
     resume: Resume = "",
-    model: Annotated[
-        str,
-        typer.Option(
-            help="What it competes to be champion of; default: named after the data. "
-            "To be said again with --resume."
-        ),
-    ] = "",
     local: Local = False,
 ) -> None:
     """Run the main job: from films to a published report."""
@@ -54,12 +47,7 @@ def train(
         run_config, run_id = _settings_of(resume, settings), resume
     else:
         run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
-    if model:
-        from tasks.registry import check_model_name
-
-        check_model_name(model)
-    others = {"resume": bool(resume), "model": model}
-    _start("train", run_config, run_id, settings, local=local, **others)
+    _start("train", run_config, run_id, settings, resume=bool(resume), local=local)
 
 
 def crossval(
@@ -166,7 +154,7 @@ def _refuse_beside_resume(context: typer.Context) -> None:
     refuse_beside(
         context,
         "--resume goes on with the settings the run began with",
-        ("resume", "model", "local"),
+        ("resume", "local"),
     )
 
 

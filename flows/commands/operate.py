@@ -3,12 +3,15 @@
 import getpass
 import json
 import os
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Column, Table
 
+from cxr_model.config_json import read_config
 from cxr_model.errors import ConfigError, StackError
 from flows.commands.shared import (
     ConfigFile,
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from tasks.storage_location import StoreLocation
 
 Model = Annotated[
-    str, typer.Option(help="Model of the registry; default: named after the run's data.")
+    str, typer.Option(help="Model of the registry; default: as the run's settings say.")
 ]
 Reason = Annotated[str, typer.Option(help="Why; kept in the model's log.")]
 
@@ -162,14 +165,15 @@ def models(as_json: Json = False) -> None:
 def promote(run: RunName, reason: Reason, model: Model = "") -> None:
     """Make a published run's network the champion, whatever gates and tests say."""
     from flows.jobs import Job, run_here
-    from flows.run_id import data_name
-    from tasks.run_store import read_manifest
+    from flows.run_id import model_name
+    from tasks.run_store import fetch_object, read_manifest
 
     settings = Settings.from_environment()
     _require_reason(reason)
-    with open_store(settings) as store:
+    with open_store(settings) as store, tempfile.TemporaryDirectory() as folder:
         manifest = read_manifest(store, run, ["model/model.safetensors"])
-    model = model or data_name(manifest.headline["source"])
+        fetch_object(store, manifest, "config.json", path := Path(folder, "config.json"))
+        model = model or model_name(read_config(path))
     parameters = {"model": model, "run_id": manifest.run_id, "who": _who(), "why": reason}
     job = Job(name="promote", run_id=manifest.run_id, parameters=parameters)
     run_here(job, settings, lambda _: out.print(f"champion of {model}: {manifest.run_id}"))

@@ -115,7 +115,7 @@ def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:
     told = shell.refused("crossval", "--set", "training.num_devices=2")
     assert "training.num_devices=2: a fold trains on one device" in told
     assert "use one of train, epochs, accuracy, cache" in shell.refused("bench", "network")
-    assert "use up to 40 lower-case" in shell.refused("train", "--model", "Chest X")
+    assert "use up to 40 lower-case" in shell.refused("train", "--set", "gates.model=Chest X")
     assert "leave --data out" in shell.refused("bench", "scale", "--data", "phantom:60")
 
 

@@ -20,6 +20,7 @@ import flows.jobs
 from cxr_model.config import RunConfig
 from cxr_model.data_config import DataConfig
 from cxr_model.errors import ConfigError
+from cxr_model.evidence_config import GateConfig
 from flows.deploy import Plan, _file, definition, read_plan
 from flows.settings import Settings
 
@@ -53,6 +54,8 @@ def test_films_that_arrive_are_scored_by_the_model_of_the_deployed_data() -> Non
     """Not by whatever was registered first: a film is scored once, also if by phantoms' network."""
     config = replace(RunConfig(), data=DataConfig(source="s3://radiology/chest"))
     assert deployments(Plan(config=config))["predict"]["parameters"] == {"model": "chest"}
+    named = replace(config, gates=GateConfig(model="thorax"))
+    assert deployments(Plan(config=named))["predict"]["parameters"] == {"model": "thorax"}
     assert "parameters" not in deployments(Plan(schedules_active=False))["predict"]
 
 

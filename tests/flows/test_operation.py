@@ -19,7 +19,7 @@ from cxr_model.data_config import PhantomConfig
 from cxr_model.phantoms.phantom import write_phantoms
 from tasks.storage import ObjectStore
 
-ONE_EPOCH = [*QUICK, "--set", "training.epochs=1"]
+ONE_EPOCH = [*QUICK, "--set", "training.epochs=1", "--set", "gates.model=chest"]
 
 
 class Api:
@@ -205,14 +205,14 @@ def test_the_operator_promotes_and_rolls_back(stack: Shell, api: Api) -> None:
     assert api
     run_ids = [run["run_id"] for run in json.loads(stack.ok("runs", "--json"))]
     for run_id in run_ids[::-1]:
-        told = stack.ok("promote", run_id, "--model", "films", "--reason", "looked at by hand")
-        assert f"champion of films: {run_id}" in told
-    assert f"champion of films: {run_ids[1]}" in stack.ok(
-        "rollback", "films", "--reason", "more false alarms"
+        told = stack.ok("promote", run_id, "--reason", "looked at by hand")
+        assert f"champion of chest: {run_id}" in told
+    assert f"champion of chest: {run_ids[1]}" in stack.ok(
+        "rollback", "chest", "--reason", "more false alarms"
     )
     models = json.loads(stack.ok("models", "--json"))
-    assert models["films"]["champion"]["run_id"] == run_ids[1]
-    assert models["films"]["champion"]["why"] == "more false alarms"
+    assert models["chest"]["champion"]["run_id"] == run_ids[1]
+    assert models["chest"]["champion"]["why"] == "more false alarms"
     assert "since" in stack.ok("models")
     assert "say why" in stack.refused("promote", "latest", "--reason", " ")
 
