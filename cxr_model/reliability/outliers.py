@@ -27,6 +27,7 @@ from cxr_model.metrics import (
     estimate_from_draws,
     proportion_interval,
     weighted_figures,
+    widen_faultless,
 )
 from cxr_model.model_files import Decision, ModelCard, load_model
 from cxr_model.network import Network
@@ -226,7 +227,8 @@ def _auroc(
 
     drawn = [auroc_B(w) for w in bootstrap_weights(groups, draws, np.random.default_rng(seed))]
     value = auroc_B(np.ones((len(scores), 1))).item()
-    return estimate_from_draws(value, np.concatenate(drawn), len(scores))
+    estimate = estimate_from_draws(value, np.concatenate(drawn), len(scores))
+    return widen_faultless(estimate, len(set(known_groups)), len(set(strange_groups)))
 
 
 def _histograms(scores: dict[str, NDArray[np.float64]]) -> dict[str, list[float]]:

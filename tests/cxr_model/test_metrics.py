@@ -181,16 +181,51 @@ def test_intervals_of_small_classes_that_are_nearly_all_right_cover_the_truth() 
     generator = np.random.default_rng(9)
     truth = np.repeat([0, 1, 2], films)
     names = np.array(["a", "b", "c"])
-    covered = {"sensitivity": 0, "accuracy": 0, "balanced_accuracy": 0}
+    expected = dict.fromkeys(
+        ("sensitivity", "f1", "accuracy", "balanced_accuracy", "macro_f1"), rate
+    ) | {"mcc": 1 - (1 - rate) * 3 / 2}
+    covered = dict.fromkeys(expected, 0)
     for seed in range(repetitions):
         is_right = generator.random(len(truth)) < rate
         scores = np.eye(3)[np.where(is_right, truth, (truth + 1) % 3)]
         found = evaluate_predictions(
             names[truth], scores, np.arange(len(truth)), list(names), draws=300, seed=seed
         )
-        figures = found | {"sensitivity": found["per_class"]["a"]["sensitivity"]}
-        for name in covered:
-            covered[name] += figures[name]["ci_low"] <= rate <= figures[name]["ci_high"]
+        figures = found | found["per_class"]["a"]
+        for name, value in expected.items():
+            covered[name] += figures[name]["ci_low"] <= value <= figures[name]["ci_high"]
+    for name, count in covered.items():
+        assert count / repetitions >= 0.9, (name, count / repetitions)
+
+
+def test_intervals_of_rankings_that_are_nearly_faultless_cover_the_truth() -> None:
+    """Half of them are faultless, of which a bootstrap alone is certain."""
+    repetitions, films, shift = 200, 40, 4.5
+    truth = np.repeat([0, 1], films)
+    generator = np.random.default_rng(12)
+    reference = np.random.default_rng(13).normal(size=(2, 4000))
+    positive, negative = (shift / 2 + reference[0], np.sort(reference[1] - shift / 2))
+    # Of many films AUROC is known, and at even shares so is the average precision.
+    expected = {"auroc": NormalDist().cdf(shift / math.sqrt(2))}
+    above_N = len(negative) - np.searchsorted(negative, np.sort(positive)[::-1])
+    rank_N = np.arange(1, len(positive) + 1)
+    expected["auprc"] = float((rank_N / (rank_N + above_N)).mean())
+    covered, faultless = dict.fromkeys(expected, 0), 0
+    for seed in range(repetitions):
+        score = generator.normal(size=len(truth)) + shift * (truth - 0.5)
+        probability = 1 / (1 + np.exp(-score))
+        found = evaluate_predictions(
+            np.array(["no", "yes"])[truth],
+            np.stack([1 - probability, probability], axis=1),
+            np.arange(len(truth)),
+            ["no", "yes"],
+            draws=300,
+            seed=seed,
+        )["per_class"]["yes"]
+        faultless += found["auroc"]["value"] == 1
+        for name, value in expected.items():
+            covered[name] += found[name]["ci_low"] <= value <= found[name]["ci_high"]
+    assert 0.3 <= faultless / repetitions <= 0.7
     for name, count in covered.items():
         assert count / repetitions >= 0.9, (name, count / repetitions)
 
@@ -204,6 +239,10 @@ def test_a_faultless_class_is_not_certain() -> None:
     below = (1 - wilson["ci_low"]) / math.sqrt(2)
     assert found["balanced_accuracy"]["ci_low"] == pytest.approx(1 - below)
     assert found["accuracy"]["ci_low"] == proportion_interval(60, 60)["ci_low"]
+    for figures in (found, *found["per_class"].values()):
+        for name in (*OVERALL, *PER_CLASS):
+            if name in figures:
+                assert 0.8 < figures[name]["ci_low"] < figures[name]["ci_high"] == 1, name
 
 
 def test_undefined_figures_are_null_and_warn_of_nothing() -> None:
