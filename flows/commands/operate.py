@@ -185,10 +185,14 @@ def rollback(
 ) -> None:
     """Make the champion before this one the champion again."""
     from flows.jobs import Job, run_here
-    from tasks.registry import read_champion
+    from tasks.registry import read_champion, read_log, rollback_target
     from tasks.storage import ObjectStore
 
+    settings = Settings.from_environment()
     _require_reason(reason)
+    with open_store(settings) as store:  # refused here in a second, by the flow in twenty
+        read_champion(store, model)
+        rollback_target(read_log(store, model))
     parameters = {"model": model, "who": _who(), "why": reason}
 
     def tell(location: "StoreLocation") -> None:
@@ -196,7 +200,7 @@ def rollback(
             out.print(f"champion of {model}: {read_champion(store, model).run_id}")
 
     job = Job(name="rollback", run_id=model, parameters=parameters)
-    run_here(job, Settings.from_environment(), tell)
+    run_here(job, settings, tell)
 
 
 def _reason_of(champion: "Champion") -> str:
