@@ -54,6 +54,17 @@ class Bounds:
         }
 
 
+class ModelNameOrEmpty:
+    """In a field's ``Annotated``: what `check_model_name` allows, for the Prefect UI."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: Any, handler: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        return handler(core_schema) | {"pattern": f"^({_MODEL_NAME})?$"}
+
+
+_MODEL_NAME = r"[a-z0-9][a-z0-9._-]{0,39}"
+
 Seed = Annotated[int, Bounds(least=0, most=2**31 - 1)]
 """Every generator takes it."""
 
@@ -67,13 +78,15 @@ def check_bounds(config: object, section: str) -> None:
                 require(bounds.hold(value), f"{section}.{name}", value, bounds.remedy)
 
 
-def check_model_name(name: str) -> None:
+def check_model_name(name: str, setting: str = "model") -> None:
     """Raise ``ConfigError`` unless ``name`` can be a folder, a key and a part of an address."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,39}", name):
-        raise ConfigError(
-            f"model name {name!r}: use up to 40 lower-case letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit"
-        )
+    require(
+        bool(re.fullmatch(_MODEL_NAME, name)),
+        setting,
+        name,
+        "use up to 40 lower-case letters, digits, '.', '_' and '-', beginning with a letter or "
+        "digit",
+    )
 
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:

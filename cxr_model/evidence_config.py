@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from cxr_model.config_checks import STRICT, Bounds, check_bounds, check_model_name
+from cxr_model.config_checks import STRICT, Bounds, ModelNameOrEmpty, check_bounds, check_model_name
 
 GateName = Literal["leakage", "shortcut", "calibration", "explanation"]
 
@@ -58,10 +58,10 @@ class GateConfig:
     fail_on: tuple[GateName, ...] = ("leakage",)
     """Gates that end the run when they are red; the others warn at the top of the report, and
     leave it to the operator whether the network is promoted."""
-    model: str = ""
+    model: Annotated[str, ModelNameOrEmpty()] = ""
     """Model of the registry whose champion the network is to become; empty: named after the data.
     Give it where two sets of films bear one name."""
 
     def __post_init__(self) -> None:
         if self.model:
-            check_model_name(self.model)
+            check_model_name(self.model, "gates.model")

@@ -17,12 +17,10 @@ from cxr_model.hygiene.candidates import near_hashes
 from cxr_model.index import data_digest, patient_summary, read_index
 from cxr_model.metrics import (
     Estimate,
-    certain_slack,
     draw_figures,
-    estimate_from_draws,
     evaluate_predictions,
     proportion_interval,
-    widen,
+    rate_estimate,
 )
 from cxr_model.model_files import ModelCard
 from cxr_model.predict import BATCH_SIZE, Predictor
@@ -186,9 +184,7 @@ def _accuracy(answered: pd.DataFrame, *, draws: int, seed: int) -> Estimate:
         draws=draws,
         seed=seed,
     )
-    value = float(points["accuracy"])
-    slack = certain_slack(np.array([value]), np.array([len(np.unique(groups_N))]))
-    return widen(estimate_from_draws(value, drawn["accuracy"], len(answered)), slack)
+    return rate_estimate(float(points["accuracy"]), drawn["accuracy"], groups_N)
 
 
 def _write_page(run: RunFolder, metrics: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ three classes took 0.1 s for 225 films, 1 s for 2,000 and 7 s for 20,000 (one CP
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -61,9 +61,8 @@ def evaluate_predictions(
     intervals = {
         name: np.apply_along_axis(_percentile_interval, -1, drawn[name]) for name in points
     }
-    estimates = _estimates(points, intervals, _films_entering(confusion_CC))
-    called_N = scores_NC.argmax(axis=1)
-    _widen_certain(estimates, truth_N, called_N, groups)
+    slacks = certain_slacks(points, truth_N, scores_NC.argmax(axis=1), groups)
+    estimates = _estimates(points, intervals, _films_entering(confusion_CC), slacks)
     return {
         "n": len(labels),
         "num_groups": len(np.unique(groups)),
@@ -78,7 +77,8 @@ def evaluate_predictions(
             "ci_low": intervals["confusion_matrix"][..., 0].tolist(),
             "ci_high": intervals["confusion_matrix"][..., 1].tolist(),
         },
-        "interval": f"95 % percentile bootstrap over groups, {draws} draws; Wilson's at 0 and 1",
+        "interval": f"95 % percentile bootstrap over groups, {draws} draws; "
+        "widened by Wilson's where draws are certain",
     }
 
 
@@ -115,7 +115,7 @@ def certain_slack(rates_R: Array, num_groups_R: Array) -> tuple[float, float]:
     return math.hypot(*below) / len(rates_R), math.hypot(*above) / len(rates_R)
 
 
-def widen(estimate: Estimate, slack: Array | tuple[float, float]) -> Estimate:
+def widen(estimate: Estimate, slack: Iterable[float]) -> Estimate:
     """The estimate with `certain_slack` added to its interval, again as squares."""
     value = estimate["value"]
     if value is None:
@@ -127,17 +127,68 @@ def widen(estimate: Estimate, slack: Array | tuple[float, float]) -> Estimate:
     }
 
 
-def widen_faultless(estimate: Estimate, *num_groups: int) -> Estimate:
-    """The AUROC or AUPRC of a ranking, not certain where it is without fault.
+def rate_estimate(value: float, drawn_B: Array, groups_N: Array) -> Estimate:
+    """A share of films, (N,) groups of which were drawn, with its `certain_slack`."""
+    slack = certain_slack(np.array([value]), np.array([len(np.unique(groups_N))]))
+    return widen(estimate_from_draws(value, drawn_B, len(groups_N)), slack)
 
-    Some threshold then has no fault either: the area is taken to be as uncertain as the mean of
-    two rates of 1 there, of as many groups as ``num_groups`` says (specificity and sensitivity
-    for AUROC, PPV and sensitivity for AUPRC). Likewise at 0.
+
+def faultless_slack(value: float, *num_groups: int) -> tuple[float, float]:
+    """The slack of an area under a curve, which draws alone would take for certain at 0 and 1.
+
+    Of a ranking without fault some threshold has none either: the area is taken to be as
+    uncertain as the mean of two rates there, of as many groups each as ``num_groups`` says
+    (sensitivity and specificity for AUROC, sensitivity and PPV for AUPRC).
     """
-    value = estimate["value"]
     if value not in (0.0, 1.0):
-        return estimate
-    return widen(estimate, certain_slack(np.full(len(num_groups), value), np.array(num_groups)))
+        return 0.0, 0.0
+    return certain_slack(np.full(len(num_groups), value), np.array(num_groups))
+
+
+def certain_slacks(
+    points: dict[str, Array], truth_N: Array, called_N: Array, groups_N: Array
+) -> dict[str, Array]:
+    """What to `widen` each figure by, below and above: (2,) or, of one a class, (C, 2).
+
+    ``points`` are `weighted_figures` of films (N,) whose classes and predictions, both as
+    numbers, are ``truth_N`` and ``called_N``.
+    """
+    classes_C1 = np.arange(len(points["sensitivity"]))[:, None]
+    asked = {
+        "sensitivity": truth_N == classes_C1,
+        "specificity": truth_N != classes_C1,
+        "ppv": called_N == classes_C1,
+        "npv": called_N != classes_C1,
+    }
+    groups_C = {name: count_groups(groups_N, member_CN) for name, member_CN in asked.items()}
+
+    def slack(c: int, *names: str) -> tuple[float, float]:
+        return certain_slack(
+            np.array([points[name][c] for name in names]),
+            np.array([groups_C[name][c] for name in names]),
+        )
+
+    slacks: dict[str, list[Any]] = {name: [] for name in PER_CLASS}
+    for c, f1 in enumerate(points["f1"].tolist()):
+        for name in asked:
+            slacks[name].append(slack(c, name))
+        # What F1 changes with a rate of 1: by half of its square.
+        slacks["f1"].append(np.multiply(slack(c, "sensitivity", "ppv"), f1**2 or 1.0))
+        positives, negatives = groups_C["sensitivity"][c], groups_C["specificity"][c]
+        for name, others in (("auroc", negatives), ("auprc", positives)):
+            slacks[name].append(faultless_slack(points[name][c], positives, others))
+    accuracy = certain_slack(points["accuracy"][None], np.array([len(np.unique(groups_N))]))
+    # What MCC changes with an accuracy of 1, down to its lower end; a mixture of one is none.
+    shares_C = groups_C["sensitivity"] / groups_C["sensitivity"].sum()
+    mixture = 1 - (shares_C**2).sum()
+    return {name: np.array(found) for name, found in slacks.items()} | {
+        "accuracy": np.array(accuracy),
+        "balanced_accuracy": np.array(
+            certain_slack(points["sensitivity"], groups_C["sensitivity"])
+        ),
+        "macro_f1": np.hypot.reduce(slacks["f1"]) / len(classes_C1),
+        "mcc": np.minimum(ratio(np.array(accuracy), np.full(2, mixture)), 2.0),
+    }
 
 
 def count_groups(groups_N: Array, member_RN: Array) -> Array:
@@ -284,63 +335,26 @@ def _films_entering(confusion_CC: Array) -> dict[str, Array]:
 
 
 def _estimates(
-    points: dict[str, Array], intervals: dict[str, Array], num_films: dict[str, Array]
+    points: dict[str, Array],
+    intervals: dict[str, Array],
+    num_films: dict[str, Array],
+    slacks: dict[str, Array],
 ) -> dict[str, Array]:
     """Arrays of `Estimate`, each in its figure's shape."""
-    to_estimate = np.vectorize(make_estimate, otypes=[object])
+
+    def estimate(value: float, low: float, high: float, n: int, *slack: float) -> Estimate:
+        return widen(make_estimate(value, low, high, n), slack)
+
+    to_estimate = np.vectorize(estimate, otypes=[object])
     return {
         name: to_estimate(
-            points[name], intervals[name][..., 0], intervals[name][..., 1], num_films[name]
+            points[name],
+            *np.moveaxis(intervals[name], -1, 0),
+            num_films[name],
+            *np.moveaxis(slacks[name], -1, 0),
         )
         for name in (*OVERALL, *PER_CLASS)
     }
-
-
-def _widen_certain(
-    estimates: dict[str, Array], truth_N: Array, called_N: Array, groups_N: Array
-) -> None:
-    """Give every figure that the draws alone would take for certain its `certain_slack`."""
-    classes_C1 = np.arange(len(estimates["sensitivity"]))[:, None]
-    asked = {
-        "sensitivity": truth_N == classes_C1,
-        "specificity": truth_N != classes_C1,
-        "ppv": called_N == classes_C1,
-        "npv": called_N != classes_C1,
-    }
-    rates_C = {name: _values(estimates[name]) for name in (*asked, "f1")}
-    groups_C = {name: count_groups(groups_N, member_CN) for name, member_CN in asked.items()}
-
-    def slack(c: int, *names: str) -> tuple[float, float]:
-        return certain_slack(
-            np.array([rates_C[name][c] for name in names]),
-            np.array([groups_C[name][c] for name in names]),
-        )
-
-    f1_slack_C2 = np.zeros((len(classes_C1), 2))
-    for c, f1 in enumerate(rates_C["f1"]):
-        for name in asked:
-            estimates[name][c] = widen(estimates[name][c], slack(c, name))
-        # What F1 changes with a rate of 1: by half of its square.
-        f1_slack_C2[c] = np.multiply(slack(c, "sensitivity", "ppv"), f1**2 or 1.0)
-        estimates["f1"][c] = widen(estimates["f1"][c], f1_slack_C2[c])
-        positives, negatives = groups_C["sensitivity"][c], groups_C["specificity"][c]
-        for name, others in (("auroc", negatives), ("auprc", positives)):
-            estimates[name][c] = widen_faultless(estimates[name][c], positives, others)
-    accuracy = certain_slack(_values(estimates["accuracy"]), np.array([len(np.unique(groups_N))]))
-    # What MCC changes with an accuracy of 1; of one class alone it is undefined.
-    mixture = 1 - (asked["sensitivity"].mean(axis=1) ** 2).sum() or 1.0
-    for name, found in (
-        ("accuracy", accuracy),
-        ("balanced_accuracy", certain_slack(rates_C["sensitivity"], groups_C["sensitivity"])),
-        ("macro_f1", np.hypot.reduce(f1_slack_C2) / len(classes_C1)),
-        ("mcc", np.divide(accuracy, mixture)),
-    ):
-        estimates[name] = np.array(widen(estimates[name].item(), found), dtype=object)
-
-
-def _values(estimates: Array) -> Array:
-    """Of `Estimate`s; undefined ones are NaN."""
-    return np.array([each["value"] for each in estimates.ravel().tolist()], dtype=np.float64)
 
 
 def _percentile_interval(drawn_B: Array) -> Array:

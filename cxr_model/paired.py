@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 
 from cxr_model.errors import DataError
-from cxr_model.metrics import draw_figures, estimate_from_draws, weighted_figures
+from cxr_model.metrics import (
+    certain_slacks,
+    draw_figures,
+    estimate_from_draws,
+    weighted_figures,
+    widen,
+)
 
 _COMPARED = ("accuracy", "balanced_accuracy", "macro_f1")
 
@@ -33,7 +39,7 @@ def compare_predictions(
         )
     truth_N = np.array([classes.index(label) for label in first["label"]])
     groups_N, num = first["group"].to_numpy(), len(first)
-    points, drawn = [], []
+    points, drawn, slacks = [], [], []
     for table in (first, second):
         scores_NC = table[[f"probability_{name}" for name in classes]].to_numpy(np.float64)
         point, draw = draw_figures(
@@ -41,21 +47,30 @@ def compare_predictions(
         )
         points.append(point)
         drawn.append({name: draw[name] for name in _COMPARED})
+        slacks.append(certain_slacks(point, truth_N, scores_NC.argmax(axis=1), groups_N))
+    # What lowers the first lowers the difference, and what lowers the second raises it.
+    between = {name: np.hypot(slacks[0][name], slacks[1][name][::-1]) for name in _COMPARED}
     hits = [(table["predicted"] == table["label"]).to_numpy() for table in (first, second)]
     return {
         "n": num,
         "num_groups": int(first["group"].nunique()),
         **{
-            name: estimate_from_draws(
-                float(points[0][name] - points[1][name]), drawn[0][name] - drawn[1][name], num
+            name: widen(
+                estimate_from_draws(
+                    float(points[0][name] - points[1][name]), drawn[0][name] - drawn[1][name], num
+                ),
+                between[name],
             )
             for name in _COMPARED
         },
         **{
             which: {
-                name: estimate_from_draws(float(point[name]), draw[name], num) for name in _COMPARED
+                name: widen(estimate_from_draws(float(point[name]), draw[name], num), slack[name])
+                for name in _COMPARED
             }
-            for which, point, draw in zip(("first", "second"), points, drawn, strict=True)
+            for which, point, draw, slack in zip(
+                ("first", "second"), points, drawn, slacks, strict=True
+            )
         },
         "mcnemar": mcnemar(int((hits[0] & ~hits[1]).sum()), int((~hits[0] & hits[1]).sum())),
     }

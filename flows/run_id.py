@@ -8,7 +8,7 @@ from tasks.kaggle_source import KaggleSource
 
 
 def data_name(source: str) -> str:
-    """For example ``cxr3`` for ``../films/cxr3``."""
+    """For example ``cxr3`` for ``../films/cxr3``: what runs and models of it are called."""
     kind, _, rest = source.partition(":")
     if kind == "phantom":
         name = kind
@@ -22,7 +22,7 @@ def data_name(source: str) -> str:
 
 
 def model_name(config: RunConfig) -> str:
-    """Of the model that runs with these settings compete for, and of what they train on."""
+    """Of the model that runs with these settings compete for."""
     return config.gates.model or data_name(config.data.source)
 
 

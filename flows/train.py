@@ -12,7 +12,7 @@ from cxr_model.device import check_devices
 from cxr_model.errors import CheckpointMismatch
 from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.stages import TrainSummary
-from flows.run_id import model_name
+from flows.run_id import data_name, model_name
 from flows.settings import Settings
 from flows.start import (
     require_current,
@@ -144,7 +144,7 @@ def _work_through(
         report_url = publish(settings.store, run.root, run_id, headline)
     show_figures(run.root, run_id, holdout)  # a UI that is away holds no publication up
     show_report(run_id, holdout, report_url, clock.rows())
-    remember_trained(settings.store, model_name(config), state)
+    remember_trained(settings.store, data_name(config.data.source), state)
 
 
 def _train(

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from cxr_model.config import RunConfig
-from flows.run_id import model_name
+from flows.run_id import data_name
 from flows.settings import Settings
 from flows.start import due_name, set_up_logging
 from tasks.dataset_state import announce_change, look_at_source
@@ -21,4 +21,4 @@ def watch_dataset(config: RunConfig = RunConfig()) -> bool:  # noqa: B008 (froze
     set_up_logging()
     settings = Settings.from_environment()
     state = look_at_source(config, settings.store)
-    return announce_change(settings.store, model_name(config), state)
+    return announce_change(settings.store, data_name(config.data.source), state)

@@ -57,7 +57,7 @@ def announce_change(location: StoreLocation, name: str, state: SourceState) -> b
     logger = get_run_logger()
     with ObjectStore(location) as store:
         for kind in ("trained", "announced"):
-            if _read(store, name, kind) == state.digest:
+            if _read(store, _key(name, kind, state)) == state.digest:
                 logger.info("%s: as when it was last %s", state.source, kind)
                 return False
         emit_event(
@@ -65,7 +65,7 @@ def announce_change(location: StoreLocation, name: str, state: SourceState) -> b
             resource={"prefect.resource.id": f"cxr.dataset.{name}"},
             payload={"digest": state.digest, "source": state.source},
         )
-        _write(store, name, "announced", state)
+        _write(store, _key(name, "announced", state), state)
     logger.info("%s: changed, %s emitted", state.source, DATASET_UPDATED)
     return True
 
@@ -74,7 +74,7 @@ def announce_change(location: StoreLocation, name: str, state: SourceState) -> b
 def remember_trained(location: StoreLocation, name: str, state: SourceState) -> None:
     """That a published run was trained on the source as it was at ``state``."""
     with ObjectStore(location) as store:
-        _write(store, name, "trained", state)
+        _write(store, _key(name, "trained", state), state)
 
 
 def _files(folder: Path) -> list[tuple[str, int, int]]:
@@ -88,21 +88,23 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
     return sorted(found)
 
 
-def _key(name: str, kind: str) -> str:
-    return f"datasets/{name}/{kind}.json"
+def _key(name: str, kind: str, state: SourceState) -> str:
+    """Of the source: two folders may bear one name."""
+    mark = hashlib.sha256(state.source.encode()).hexdigest()[:8]
+    return f"datasets/{name}-{mark}/{kind}.json"
 
 
-def _read(store: ObjectStore, name: str, kind: str) -> str:
+def _read(store: ObjectStore, key: str) -> str:
     try:
-        return str(json.loads(store.read_bytes(_key(name, kind)))["digest"])
+        return str(json.loads(store.read_bytes(key))["digest"])
     except MissingObjectError:
         return ""
 
 
-def _write(store: ObjectStore, name: str, kind: str, state: SourceState) -> None:
+def _write(store: ObjectStore, key: str, state: SourceState) -> None:
     record = {
         "digest": state.digest,
         "source": state.source,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    store.write_bytes(_key(name, kind), json.dumps(record).encode())
+    store.write_bytes(key, json.dumps(record).encode())

@@ -14,12 +14,11 @@ from sklearn.metrics import roc_curve
 from cxr_model.errors import DataError
 from cxr_model.metrics import (
     Estimate,
-    certain_slack,
     draw_figures,
     estimate_from_draws,
     make_estimate,
+    rate_estimate,
     ratio,
-    widen,
 )
 
 Array = NDArray[Any]
@@ -163,8 +162,8 @@ def _estimates(
 ) -> dict[str, Any]:
     """All figures of one row; ``groups`` are those of the class's films."""
     rates = {
-        "sensitivity": _rate(point["sensitivity"], draw["sensitivity"], groups),
-        "specificity": _rate(point["specificity"], draw["specificity"], other_groups),
+        "sensitivity": rate_estimate(point["sensitivity"], draw["sensitivity"], groups),
+        "specificity": rate_estimate(point["specificity"], draw["specificity"], other_groups),
     }
     is_certain = any(value in (0.0, 1.0) for value in (point["sensitivity"], point["specificity"]))
     limits = [
@@ -187,8 +186,3 @@ def _estimates(
         name: {str(prevalence): value(name, prevalence) for prevalence in PREVALENCES}
         for name in ("ppv", "npv")
     }
-
-
-def _rate(point: float, drawn_B: Array, groups: Array) -> Estimate:
-    slack = certain_slack(np.array([point]), np.array([len(np.unique(groups))]))
-    return widen(estimate_from_draws(point, drawn_B, len(groups)), slack)

@@ -25,9 +25,10 @@ from cxr_model.metrics import (
     Estimate,
     bootstrap_weights,
     estimate_from_draws,
+    faultless_slack,
     proportion_interval,
     weighted_figures,
-    widen_faultless,
+    widen,
 )
 from cxr_model.model_files import Decision, ModelCard, load_model
 from cxr_model.network import Network
@@ -227,8 +228,8 @@ def _auroc(
 
     drawn = [auroc_B(w) for w in bootstrap_weights(groups, draws, np.random.default_rng(seed))]
     value = auroc_B(np.ones((len(scores), 1))).item()
-    estimate = estimate_from_draws(value, np.concatenate(drawn), len(scores))
-    return widen_faultless(estimate, len(set(known_groups)), len(set(strange_groups)))
+    slack = faultless_slack(value, len(set(known_groups)), len(set(strange_groups)))
+    return widen(estimate_from_draws(value, np.concatenate(drawn), len(scores)), slack)
 
 
 def _histograms(scores: dict[str, NDArray[np.float64]]) -> dict[str, list[float]]:

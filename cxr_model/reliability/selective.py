@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.metrics import draw_figures, estimate_from_draws, ratio
+from cxr_model.metrics import (
+    certain_slack,
+    draw_figures,
+    estimate_from_draws,
+    rate_estimate,
+    ratio,
+    widen,
+)
 
 Array = NDArray[Any]
 
@@ -87,21 +94,22 @@ def measure_selective(
 
     points, drawn = draw_figures(figures, groups_N, draws=draws, seed=seed)
     num = len(hit_N)
-    num_answered = int(is_answered_N.sum())
+    # Where nothing is wrong the area may be what the error rate may be, and is no surer.
+    slack = certain_slack(np.array([wrong_N.mean()]), np.array([len(np.unique(groups_N))]))
     _, coverage_U, risk_U = risk_coverage(confidence_N, hit_N)
     step = -(-len(coverage_U) // _MOST_POINTS)
     kept = np.unique(np.append(np.arange(0, len(coverage_U), step), len(coverage_U) - 1))
     return {
         "coverage": coverage_U[kept].tolist(),
         "risk": risk_U[kept].tolist(),
-        "aurc": estimate_from_draws(float(points["aurc"]), drawn["aurc"], num),
+        "aurc": widen(estimate_from_draws(float(points["aurc"]), drawn["aurc"], num), slack),
         "threshold": threshold,
         "rule": rule,
-        "coverage_at_threshold": estimate_from_draws(
-            float(points["coverage"]), drawn["coverage"], num
+        "coverage_at_threshold": rate_estimate(
+            float(points["coverage"]), drawn["coverage"], groups_N
         ),
-        "accuracy_at_threshold": estimate_from_draws(
-            float(points["accuracy"]), drawn["accuracy"], num_answered
+        "accuracy_at_threshold": rate_estimate(
+            float(points["accuracy"]), drawn["accuracy"], groups_N[confidence_N >= threshold]
         ),
     }
 

@@ -172,8 +172,15 @@ def promote(run: RunName, reason: Reason, model: Model = "") -> None:
     _require_reason(reason)
     with open_store(settings) as store, tempfile.TemporaryDirectory() as folder:
         manifest = read_manifest(store, run, ["model/model.safetensors"])
-        fetch_object(store, manifest, "config.json", path := Path(folder, "config.json"))
-        model = model or model_name(read_config(path))
+        if not model:
+            fetch_object(store, manifest, "config.json", path := Path(folder, "config.json"))
+            try:
+                model = model_name(read_config(path))
+            except ConfigError as error:
+                raise ConfigError(
+                    f"run {manifest.run_id}: its settings are of another version; name the model "
+                    "with --model"
+                ) from error
     parameters = {"model": model, "run_id": manifest.run_id, "who": _who(), "why": reason}
     job = Job(name="promote", run_id=manifest.run_id, parameters=parameters)
     run_here(job, settings, lambda _: out.print(f"champion of {model}: {manifest.run_id}"))

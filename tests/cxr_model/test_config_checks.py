@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -43,3 +44,8 @@ def test_the_form_of_the_settings_has_their_bounds() -> None:
     assert training["learning_rate"]["exclusiveMaximum"] == 10
     assert training["seed"]["maximum"] == 2**31 - 1
     assert sections["DataConfig"]["properties"]["size_px"]["maximum"] == 1024
+    name = re.compile(sections["GateConfig"]["properties"]["model"]["pattern"])
+    assert name.search("chest-2")
+    assert name.search("")
+    assert not name.search("Chest X")
+    assert not name.search("../up")

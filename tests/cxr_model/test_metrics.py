@@ -245,6 +245,16 @@ def test_a_faultless_class_is_not_certain() -> None:
                 assert 0.8 < figures[name]["ci_low"] < figures[name]["ci_high"] == 1, name
 
 
+def test_faultless_figures_of_few_groups_and_uneven_classes_stay_in_their_range() -> None:
+    truth = np.array(["a"] * 59 + ["b"])
+    groups = np.array([*np.arange(59) % 5, 5])
+    scores = np.eye(2)[(truth == "b").astype(int)]
+    found = evaluate_predictions(truth, scores, groups, ["a", "b"], draws=100, seed=0)
+    for figures in (found, *found["per_class"].values()):
+        for name in set(figures) & {*OVERALL, *PER_CLASS}:
+            assert (-1 if name == "mcc" else 0) <= figures[name]["ci_low"] < 1, name
+
+
 def test_undefined_figures_are_null_and_warn_of_nothing() -> None:
     scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.6, 0.4, 0.0]])
     with warnings.catch_warnings():

@@ -48,8 +48,18 @@ def test_a_classifier_is_no_better_than_itself_or_its_equal() -> None:
     assert equal["accuracy"]["ci_low"] < 0 < equal["accuracy"]["ci_high"]
 
 
-def test_swapping_the_two_changes_the_sign_alone() -> None:
-    first, second = predictions(0.95, 0), predictions(0.8, 1)
+def test_a_faultless_classifier_is_not_certain_to_be_better() -> None:
+    faultless, nearly = predictions(1.0, 0, num=40), predictions(1.0, 0, num=40)
+    nearly.loc[0, ["predicted", "probability_normal", "probability_covid"]] = ["covid", 0.0, 1.0]
+    found = compare_predictions(faultless, nearly, CLASSES, draws=500, seed=0)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert found["first"][name]["ci_low"] < found["first"][name]["value"] == 1
+        assert found[name]["ci_low"] < 0 < found[name]["value"]
+
+
+@pytest.mark.parametrize("share_right", [0.95, 1.0])
+def test_swapping_the_two_changes_the_sign_alone(share_right: float) -> None:
+    first, second = predictions(share_right, 0), predictions(0.8, 1)
     there = compare_predictions(first, second, CLASSES, draws=200, seed=0)["balanced_accuracy"]
     back = compare_predictions(second, first, CLASSES, draws=200, seed=0)["balanced_accuracy"]
     assert (back["value"], back["ci_low"]) == pytest.approx((-there["value"], -there["ci_high"]))

@@ -120,7 +120,8 @@ def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:
     told = shell.refused("crossval", "--set", "training.num_devices=2")
     assert "training.num_devices=2: a fold trains on one device" in told
     assert "use one of train, epochs, accuracy, cache" in shell.refused("bench", "network")
-    assert "use up to 40 lower-case" in shell.refused("train", "--set", "gates.model=Chest X")
+    told = shell.refused("train", "--set", "gates.model=Chest X")
+    assert "gates.model='Chest X': use up to 40 lower-case" in told
     assert "leave --data out" in shell.refused("bench", "scale", "--data", "phantom:60")
 
 

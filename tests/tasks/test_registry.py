@@ -218,5 +218,5 @@ def test_one_that_was_champion_twice_has_two_before_it() -> None:
 
 @pytest.mark.parametrize("name", ["", "Two Words", "../up", "a" * 41])
 def test_a_models_name_can_be_a_key(store: ObjectStore, name: str) -> None:
-    with pytest.raises(ConfigError, match="model name"):
+    with pytest.raises(ConfigError, match="use up to 40 lower-case"):
         find_champion(store, name)

@@ -76,6 +76,15 @@ def test_figures_at_the_threshold_are_plain_shares_of_the_films() -> None:
     assert len(found["risk"]) <= 201
 
 
+def test_a_faultless_share_is_not_certain() -> None:
+    confidence, hits = confidence_and_hits(5)
+    faultless, groups = np.ones_like(hits), np.arange(300)
+    found = measure_selective(confidence, faultless, groups, 0.0, "", draws=50, seed=0)
+    for name in ("coverage_at_threshold", "accuracy_at_threshold"):
+        assert found[name]["ci_low"] < found[name]["value"] == found[name]["ci_high"] == 1
+    assert found["aurc"]["value"] == found["aurc"]["ci_low"] == 0 < found["aurc"]["ci_high"]
+
+
 def test_intervals_cover_the_truth_about_19_times_in_20() -> None:
     """Films in groups of two that are alike."""
     confidence, hit = confidence_and_hits(5, 400_000)
