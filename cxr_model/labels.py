@@ -75,15 +75,20 @@ def order_classes(labels: Iterable[str], config: LabelConfig) -> list[str]:
 
 def image_paths(root: Path, ignore: Sequence[str]) -> Iterator[str]:
     """Image files below ``root``, relative to it; none that is hidden or in an ignored folder."""
+    for path in visible_files(root, ignore):
+        if is_image_path(path.name, ignore):
+            yield path.relative_to(root).as_posix()
+
+
+def visible_files(root: Path, ignore: Sequence[str] = ()) -> Iterator[Path]:
+    """Files below ``root``, also behind links; none that is hidden or in an ignored folder."""
     # Links are followed: image sets too big for one disk are often put together from them.
     for parent, folders, names in os.walk(root, followlinks=True):
         here = Path(parent)
         folders[:] = [
             name for name in folders if not (_is_left_out(name, ignore) or _leads_back(here / name))
         ]
-        for name in names:
-            if is_image_path(name, ignore):
-                yield (here / name).relative_to(root).as_posix()
+        yield from (here / name for name in names if not name.startswith("."))
 
 
 def is_image_path(path: str, ignore: Sequence[str]) -> bool:

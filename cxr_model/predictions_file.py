@@ -18,7 +18,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from cxr_model.errors import ConfigError
-from cxr_model.run_folder import atomic_path, read_json, write_json
+from cxr_model.run_folder import atomic_path, make_folder, read_json, write_json
 
 ROWS_PER_PART = 1024
 """A multiple of the batch size: a run that goes on forms the batches an unbroken one does."""
@@ -42,7 +42,7 @@ def open_predictions(path: Path, question: dict[str, Any]) -> Iterator["Predicti
     """
     check_predictions_path(path)
     parts = path.with_name(f"{path.name}.parts")
-    parts.mkdir(parents=True, exist_ok=True)
+    make_folder(parts)
     try:
         with FileLock(parts / "lock", timeout=0):
             _check_question(parts, question)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_model.errors import ConfigError
+
 if TYPE_CHECKING:  # the command line need not load pandas to know where files lie
     import pandas as pd
 
@@ -167,6 +169,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that a user named. Raises ``ConfigError`` where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be made ({error.strerror}); name another place"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{folder}: cannot be written; name another place, or ask for the right")
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:

@@ -1,6 +1,7 @@
 """``cxr``, the command line."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -10,7 +11,7 @@ from rich.table import Column, Table
 from cxr_model.errors import CxrError
 from flows.commands import audit, bench, compare, jobs, operate, predict, results, serve
 from flows.commands.shared import Json, Preset, err, out
-from flows.settings import Settings
+from flows.settings import LOOPBACK, Settings
 
 app = typer.Typer(
     name="cxr",
@@ -53,11 +54,19 @@ app.command(epilog="Example: cxr serve --model latest --port 8080")(serve.serve)
 
 def main() -> None:
     """Entry point: a ``CxrError`` becomes one line and exit code 2."""
+    _spare_loopback_the_proxy()
     try:
         app()
     except CxrError as error:
         err.print(f"error: {error}", style="red")
         sys.exit(2)
+
+
+def _spare_loopback_the_proxy() -> None:
+    """What is reached on this machine is not asked of a proxy, here and in what is started."""
+    for name in ("NO_PROXY", "no_proxy"):
+        others = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*others, LOOPBACK, "localhost"]))
 
 
 @app.command("settings", epilog="Example: cxr settings --preset best")

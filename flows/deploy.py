@@ -86,18 +86,12 @@ def keep_plan(settings: Settings, plan: Plan) -> None:
     write_json(settings.deploy_plan, asdict(plan))
 
 
-def apply_if_changed(plan: Plan, settings: Settings) -> None:
-    """Likewise, but not where this plan was applied last, by this very code: that takes seconds."""
-    if Variable.get(_APPLIED, default="") != _digest(plan):
-        apply(plan, settings, is_kept=True)
-
-
 def apply(plan: Plan, settings: Settings, *, is_kept: bool = False) -> list[str]:
     """Make the server of ``PREFECT_API_URL`` as ``plan`` says; returns what was applied.
 
     Raises ``ConfigError`` for a schedule of no deployment or none that can be read, and for a
-    block that does not exist. Of a plan that was kept such a block is left out: whoever brings
-    the stack up can make it only then.
+    pool or block that does not exist. Of a plan that was kept such a block is left out: whoever
+    brings the stack up can make it only then.
     """
     defined = definition(plan)
     with get_client(sync_client=True) as client:
@@ -109,9 +103,10 @@ def apply(plan: Plan, settings: Settings, *, is_kept: bool = False) -> list[str]
             print(f"no notifications: {error}", file=sys.stderr, flush=True)
             plan = replace(plan, notify="")
             automations = _automations(client, plan)
+        _require_pool(client, plan.pool)
         Variable.unset(_APPLIED)
-        _keep_parameters(client, defined)
-        _make_pool(client, plan.pool)
+        _keep_what_was_set(client, defined)
+        _make_queues(client, plan.pool)
         for limit in (REGISTRY_LIMIT, settings.device_slot):
             make_limit(client, limit)
         _deploy(defined, plan.pool)
@@ -128,6 +123,12 @@ def apply(plan: Plan, settings: Settings, *, is_kept: bool = False) -> list[str]
         f"limits of one: {REGISTRY_LIMIT}, {settings.device_slot}",
         *(f"automation {automation.name!r}" for automation in automations),
     ]
+
+
+def apply_if_changed(plan: Plan, settings: Settings) -> None:
+    """Likewise, but not where this plan was applied last, by this very code: that takes seconds."""
+    if Variable.get(_APPLIED, default="") != _digest(plan):
+        apply(plan, settings, is_kept=True)
 
 
 def _digest(plan: Plan) -> str:
@@ -180,18 +181,25 @@ def definition(plan: Plan) -> dict[str, Any]:
     return defined
 
 
-def _keep_parameters(client: SyncPrefectClient, defined: dict[str, Any]) -> None:
-    """What operators set in the forms of the others stays: Prefect's command would reset it."""
-    others = {each["name"]: each for each in defined["deployments"]}
-    for name in _CONFIGURED:
-        del others[name]
+def _keep_what_was_set(client: SyncPrefectClient, defined: dict[str, Any]) -> None:
+    """What operators set in the forms of deployments stays: Prefect's command would reset it.
+
+    Parameters of those that no option of 'cxr deploy' configures; of all, how many runs may be
+    at work at once, and what their infrastructure is asked for.
+    """
+    ours = {each["name"]: each for each in defined["deployments"]}
     for found in client.read_deployments(
         deployment_filter=DeploymentFilter(
-            name=DeploymentFilterName(any_=list(others)), tags=DeploymentFilterTags(all_=["cxr"])
+            name=DeploymentFilterName(any_=list(ours)), tags=DeploymentFilterTags(all_=["cxr"])
         )
     ):
-        ours = others[found.name].get("parameters", {})
-        others[found.name]["parameters"] = found.parameters | ours
+        own = ours[found.name]
+        if found.name not in _CONFIGURED:
+            own["parameters"] = found.parameters | own.get("parameters", {})
+        own["work_pool"] = own["work_pool"] | {"job_variables": found.job_variables}
+        if found.global_concurrency_limit and "concurrency_limit" in own:
+            limit = {"limit": found.global_concurrency_limit.limit}
+            own["concurrency_limit"] = own["concurrency_limit"] | limit
 
 
 def _cron(name: str, text: str) -> str:
@@ -214,12 +222,26 @@ def _when(deployment: dict[str, Any]) -> str:
     return "; ".join([*told, "by hand"])
 
 
-def _make_pool(client: SyncPrefectClient, name: str) -> None:
-    template = ProcessWorker.get_default_base_job_template()
-    with contextlib.suppress(ObjectAlreadyExists):  # of whatever type: it is the operator's
-        client.create_work_pool(
-            WorkPoolCreate(name=name, type="process", base_job_template=template)
-        )
+def _require_pool(client: SyncPrefectClient, name: str) -> None:
+    """Make the local stack's pool where it is missing; another one is made by its worker.
+
+    Raises ``ConfigError`` where it is not there yet: it would be one of another type.
+    """
+    try:
+        client.read_work_pool(name)
+    except ObjectNotFound as error:
+        if name != WORK_POOL:
+            raise ConfigError(
+                f"--pool {name}: is not there yet; start its worker first, which makes it"
+            ) from error
+        template = ProcessWorker.get_default_base_job_template()
+        with contextlib.suppress(ObjectAlreadyExists):
+            client.create_work_pool(
+                WorkPoolCreate(name=name, type="process", base_job_template=template)
+            )
+
+
+def _make_queues(client: SyncPrefectClient, name: str) -> None:
     with contextlib.suppress(ObjectAlreadyExists):
         client.create_work_queue(PREDICTIONS_QUEUE, priority=1, work_pool_name=name)
     for priority, queue in enumerate((PREDICTIONS_QUEUE, TRAINING_QUEUE), start=1):

@@ -2,18 +2,21 @@
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 
 from cxr_model.errors import ConfigError, CxrError, StackError
 from flows.settings import EMBEDDED_BUCKET, LOOPBACK, Settings
+from flows.supervisor import end_with_parent
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation, read_keys
 
@@ -130,7 +133,11 @@ def _own_store(settings: Settings, port: int) -> Iterator[StoreLocation]:
     with (
         log.open("ab") as output,
         subprocess.Popen(
-            command, env={**os.environ, **keys}, stdout=output, stderr=output
+            command,
+            env={**os.environ, **keys},
+            stdout=output,
+            stderr=output,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),  # noqa: PLW1509 (one system call)
         ) as process,
     ):
         try:

@@ -10,7 +10,7 @@ from flows.settings import Settings
 from flows.start import due_name, set_up_logging, started_run, turn_at
 from tasks.artifacts import show_link
 from tasks.evaluate import evaluate_on
-from tasks.fetched_model import fetch_registered, fetch_trained
+from tasks.fetched_model import fetch_trained
 from tasks.ingest import ingest
 from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, index_films
@@ -26,9 +26,7 @@ def _run_id() -> str:
 @flow(name="evaluate", flow_run_name=lambda: f"evaluate-{_run_id()}")
 def evaluate(
     source: str,
-    run: str = "",
-    model: str = "",
-    version: str = "",
+    run: str = "champion",
     run_id: str = "",
     settings: tuple[str, ...] = (),
 ) -> str:
@@ -40,9 +38,7 @@ def evaluate(
     Args:
         source: Films of elsewhere: phantom:N, kaggle:OWNER/SLUG, a folder or zip of the worker, or
             s3://BUCKET/PREFIX.
-        run: A published run, latest, champion or MODEL/champion; empty: model and version say it.
-        model: Of the registry, where no run is given; empty: its only one.
-        version: Of that model; empty: the champion.
+        run: A published run, latest, champion (of the only model), or MODEL/champion.
         run_id: Name of the evaluation; empty: made up from data and time.
         settings: How the films are read, as in labels.NAME=PATTERN; empty: as the network's own.
     """
@@ -51,10 +47,7 @@ def evaluate(
     check_run_id(run_id)
     environment = Settings.from_environment()
     check_store(environment.store, run_id)
-    if run:
-        trained = fetch_trained(environment.store, run, environment.fetched_dir)
-    else:
-        trained = fetch_registered(environment.store, model, version, environment.fetched_dir)
+    trained = fetch_trained(environment.store, run, environment.fetched_dir)
     config = change_config(config_from_values(trained.settings), settings)
     config = replace(config, preset="evaluate", data=replace(config.data, source=source))
     with started_run(environment.runs_dir / run_id, config) as folder:

@@ -70,6 +70,8 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
                 client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
                 console.print(f"cancelling the flow run{_way_back(job)}")
                 raise
+            except ObjectNotFound as error:
+                raise StackError(f"flow run {flow_run.name}: was deleted meanwhile") from error
         except ObjectNotFound as error:
             raise StackError(
                 f"{api_url}: has no deployment {job.deployment}; make it with 'cxr deploy'"

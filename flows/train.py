@@ -82,8 +82,8 @@ def train(
         with started_run(root, config, keep=kept) as run:
             _work_through(run, config, run_id, settings, clock, resume=resume, restarted=restarted)
     with clock("promote"):
+        consider_promotion(settings.store, root, model_name(config), run_id)  # tells of red gates
         enforce_gates(root, config)
-        consider_promotion(settings.store, root, model_name(config), run_id)
     timing = {"began": clock.began, "ended": time.time(), "stages": clock.rows()}
     write_json(RunFolder(root).timing, timing)
     return run_id
@@ -142,9 +142,9 @@ def _work_through(
     require_current()
     with clock("publish"):
         report_url = publish(settings.store, run.root, run_id, headline)
+    remember_trained(settings.store, data_name(config.data.source), state)
     show_figures(run.root, run_id, holdout)  # a UI that is away holds no publication up
     show_report(run_id, holdout, report_url, clock.rows())
-    remember_trained(settings.store, data_name(config.data.source), state)
 
 
 def _train(

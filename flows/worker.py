@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from threading import Thread
@@ -96,14 +97,13 @@ def _apply_deployments() -> None:
 def _wait_for_server(api_url: str) -> None:
     deadline = time.monotonic() + _SERVER_TIMEOUT_S
     while True:
-        try:
+        with suppress(httpx.TransportError):
             if httpx.get(f"{api_url}/health", timeout=5).is_success:
                 return
-        except httpx.TransportError:
-            if time.monotonic() > deadline:
-                raise StackError(
-                    f"{api_url}: no answer within {_SERVER_TIMEOUT_S:.0f} s; see the log above"
-                ) from None
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"{api_url}: not healthy within {_SERVER_TIMEOUT_S:.0f} s; see the log above"
+            )
         time.sleep(0.2)
 
 

@@ -1,9 +1,13 @@
 """What a run shows in the Prefect UI, under stable keys."""
 
 import base64
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import httpx
 from prefect import task
 from prefect.artifacts import (
     create_image_artifact,
@@ -16,6 +20,8 @@ from prefect.cache_policies import NO_CACHE
 from cxr_model.metrics import format_estimate
 from cxr_model.run_folder import RunFolder
 
+logger = logging.getLogger(__name__)
+
 SHOWN_FIGURES = {
     "loss.svg": "svg+xml",
     "balanced-accuracy.svg": "svg+xml",
@@ -24,14 +30,30 @@ SHOWN_FIGURES = {
 }
 
 
+def show(create: Callable[..., Any], *content: object, **options: object) -> UUID | None:
+    """An artifact for the UI, or None: a server that is away costs the picture and not the run."""
+    try:
+        artifact = create(*content, **options)
+    except httpx.HTTPError as error:
+        logger.warning("not shown in the Prefect UI, the work goes on: %s", error)
+        return None
+    assert isinstance(artifact, UUID)  # a coroutine only when called from async code
+    return artifact
+
+
 @task(cache_policy=NO_CACHE)
 def show_figures(run_root: Path, run_id: str, holdout: dict[str, Any]) -> None:
     """Artifacts with stable keys, so that the UI shows each one's history over runs."""
-    create_table_artifact(_table(holdout), key="holdout", description=f"Holdout of {run_id}")
+    show(create_table_artifact, _table(holdout), key="holdout", description=f"Holdout of {run_id}")
     for name, kind in SHOWN_FIGURES.items():
         picture = base64.b64encode((RunFolder(run_root).figures / name).read_bytes()).decode()
         key = name.partition(".")[0]
-        create_image_artifact(f"data:image/{kind};base64,{picture}", key=key, description=run_id)
+        show(
+            create_image_artifact,
+            f"data:image/{kind};base64,{picture}",
+            key=key,
+            description=run_id,
+        )
 
 
 @task(cache_policy=NO_CACHE)
@@ -43,24 +65,25 @@ def show_report(
 ) -> None:
     """The summary, the published report's address, and what each stage took."""
     show_link.fn(run_id, report_url)
-    create_markdown_artifact(_summary(run_id, holdout, report_url), key="summary")
-    create_table_artifact(stages, key="stages", description=f"Seconds of {run_id}")
+    show(create_markdown_artifact, _summary(run_id, holdout, report_url), key="summary")
+    show(create_table_artifact, stages, key="stages", description=f"Seconds of {run_id}")
 
 
 @task(cache_policy=NO_CACHE)
 def show_link(run_id: str, report_url: str) -> None:
-    """The published report's address, which is valid for a day."""
-    create_link_artifact(
+    """The published report's address, valid for a day or as long as the keys that signed it."""
+    show(
+        create_link_artifact,
         report_url,
         link_text=f"report of {run_id}",
         key="report",
-        description=f"Valid for a day; later: cxr report {run_id} --open",
+        description=f"Valid for a day at most; later: cxr report {run_id} --open",
     )
 
 
 def show_table(key: str, rows: list[dict[str, Any]]) -> None:
     """A table artifact under ``key``."""
-    create_table_artifact(rows, key=key)
+    show(create_table_artifact, rows, key=key)
 
 
 def _summary(run_id: str, holdout: dict[str, Any], report_url: str) -> str:
@@ -71,7 +94,7 @@ def _summary(run_id: str, holdout: dict[str, Any], report_url: str) -> str:
         f"- balanced accuracy {format_estimate(holdout['balanced_accuracy'])}\n"
         f"- macro F1 {format_estimate(holdout['macro_f1'])}\n"
         f"- MCC {format_estimate(holdout['mcc'])}\n\n"
-        f"[Report]({report_url}) (for a day; later: `cxr report {run_id} --open`). "
+        f"[Report]({report_url}) (for a day at most; later: `cxr report {run_id} --open`). "
         "Not a medical device."
     )
 

@@ -15,6 +15,7 @@ from cxr_model.folds import CrossvalConfig, Fold
 from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.run_folder import RunFolder
 from cxr_model.trainer import EpochRecord
+from tasks.artifacts import show
 
 
 @task(cache_policy=NO_CACHE, task_run_name="fold-{fold.name}")
@@ -54,5 +55,5 @@ def write_crossval_report(
 ) -> dict[str, Any]:
     """Join the folds to tables, figures and a page; returns the headline for lists of runs."""
     record = write_crossval(RunFolder(root), run_id, config, crossval, source=source)
-    create_markdown_artifact(summary_markdown(record), key="crossval")
+    show(create_markdown_artifact, summary_markdown(record), key="crossval")
     return crossval_headline(record)

@@ -11,6 +11,7 @@ from prefect import get_run_logger
 from prefect.events import emit_event
 
 from cxr_model.config import RunConfig
+from cxr_model.labels import visible_files
 from cxr_model.run_folder import sha256_file
 from tasks.kaggle_source import KaggleSource, newest_version
 from tasks.retries import storage_task
@@ -60,11 +61,14 @@ def announce_change(location: StoreLocation, name: str, state: SourceState) -> b
             if _read(store, _key(name, kind, state)) == state.digest:
                 logger.info("%s: as when it was last %s", state.source, kind)
                 return False
-        emit_event(
+        event = emit_event(
             event=DATASET_UPDATED,
             resource={"prefect.resource.id": f"cxr.dataset.{name}"},
             payload={"digest": state.digest, "source": state.source},
         )
+        if event is None:
+            logger.warning("%s: changed, but the event could not be sent", state.source)
+            return False
         _write(store, _key(name, "announced", state), state)
     logger.info("%s: changed, %s emitted", state.source, DATASET_UPDATED)
     return True
@@ -80,11 +84,9 @@ def remember_trained(location: StoreLocation, name: str, state: SourceState) -> 
 def _files(folder: Path) -> list[tuple[str, int, int]]:
     """Names, sizes and times of change of all visible files, sorted."""
     found = []
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            status = path.stat()
-            found.append((relative.as_posix(), status.st_size, status.st_mtime_ns))
+    for path in filter(Path.is_file, visible_files(folder)):  # a link may lead nowhere
+        status = path.stat()
+        found.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
     return sorted(found)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,6 @@ class BatchRecord:
     model_run_id: str
     model_digest: str
     """SHA-256 of the weights."""
-    model_red_gates: list[str]
-    """What the network's run failed of leakage, shortcut, calibration and explanation."""
     films: list[dict[str, str]]
     """``key``, ``etag`` and ``sha256`` of every film seen, copies of known ones too. One that is
     too large to be a film has no digest: it is not fetched."""
@@ -65,6 +63,8 @@ class BatchRecord:
     num_unreadable: int
     num_decided: dict[str, int]
     """Films a class, then those that were abstained from and outliers."""
+    model_red_gates: list[str] = field(default_factory=list)
+    """What the network's run failed of leakage, shortcut, calibration and explanation."""
 
 
 @storage_task()
@@ -142,10 +142,13 @@ def read_ledger(store: ObjectStore, prefix: str) -> list[BatchRecord]:
 
     def read(batch: str) -> BatchRecord | None:
         try:
-            return BatchRecord(**json.loads(store.read_bytes(f"{root}{batch}/BATCH.json")))
+            values = json.loads(store.read_bytes(f"{root}{batch}/BATCH.json"))
         except MissingObjectError:
             return None
+        # Another version may have written it; what was scored counts all the same.
+        return BatchRecord(**{name: values[name] for name in names if name in values})
 
+    names = [field.name for field in fields(BatchRecord)]
     root = predictions_prefix(prefix)
     return [record for record in in_parallel(read, store.list_folders(root)) if record]
 

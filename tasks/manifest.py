@@ -10,9 +10,9 @@ from cxr_model.metrics import format_estimate
 
 SCHEMA_VERSION = 1
 LATEST = "latest"
+"""Stands for the newest run where a run id is asked for."""
 TAKEN = (LATEST, "champion", "models")
 """What `cxr report`, `--model` and the folder of fetched runs mean something else by."""
-"""Stands for the newest run where a run id is asked for."""
 
 
 class ManifestError(StorageError):

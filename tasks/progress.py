@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
-from uuid import UUID
 
 import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from tasks.artifacts import show
 from tasks.newest import Newest
 
 Item = TypeVar("Item")
@@ -20,12 +20,11 @@ class ProgressBar:
     """A progress artifact under ``key``, of which the UI shows the latest."""
 
     def __init__(self, key: str, description: str) -> None:
-        artifact = create_progress_artifact(0.0, key=key, description=description)
-        assert isinstance(artifact, UUID)  # a coroutine only when called from async code
-        self._artifact = artifact
+        self._artifact = show(create_progress_artifact, 0.0, key=key, description=description)
 
     def update(self, done: int, total: int) -> None:
-        update_progress_artifact(self._artifact, progress=100 * done / max(total, 1))
+        if self._artifact:
+            update_progress_artifact(self._artifact, progress=100 * done / max(total, 1))
 
 
 def shown_beside(show: Callable[[Item], None]) -> Newest[Item]:

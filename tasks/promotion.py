@@ -15,6 +15,7 @@ from prefect.events import emit_event
 
 from cxr_model.promotion import Verdict, judge
 from cxr_model.run_folder import RunFolder
+from tasks.artifacts import show
 from tasks.limits import make_limit
 from tasks.registry import (
     Champion,
@@ -125,7 +126,8 @@ def _tell(model: str, run_id: str, verdict: Verdict) -> None:
         for gate in verdict.gates
     )
     table = f"| gate | state | found |\n|---|---|---|\n{gates}"
-    create_markdown_artifact(f"# {model}: {run_id}\n\n{verdict.why}.\n\n{table}", key="promotion")
+    told = f"# {model}: {run_id}\n\n{verdict.why}.\n\n{table}"
+    show(create_markdown_artifact, told, key="promotion")
     if any(gate.is_red for gate in verdict.gates):
         emit_event(
             event=RED_GATE,

@@ -17,6 +17,7 @@ from tasks.run_store import (
     read_manifest,
     report_url,
     require_unpublished,
+    write_index,
 )
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
@@ -50,6 +51,8 @@ def fetch_if_published(location: StoreLocation, runs_dir: Path, run_id: str) -> 
         published = read_manifest(store, run_id).objects
         evidence = [record.key for record in published if record.key.startswith("evidence/")]
         fetch_run(store, run_id, runs_dir, (*VERSION_FILES, *evidence))
+        write_index(store)  # what follows the manifest may be missing
+        drop_checkpoints(store, run_id)
     return True
 
 

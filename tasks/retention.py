@@ -13,6 +13,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from cxr_model.config_checks import STRICT, Bounds, check_bounds
+from tasks.artifacts import show
 from tasks.registry import registered_runs
 from tasks.retries import storage_task
 from tasks.run_store import remove_runs, stored_runs
@@ -162,7 +163,7 @@ def tell_sweep(removed: list[Item], *, dry_run: bool) -> None:
         for item in removed
     ]
     verb = "would be removed (dry run)" if dry_run else "removed"
-    create_table_artifact(rows, key="housekeeping", description=f"{len(rows)} {verb}")
+    show(create_table_artifact, rows, key="housekeeping", description=f"{len(rows)} {verb}")
     get_run_logger().info(
         "%d %s, %.1f MB", len(rows), verb, sum(item.num_bytes for item in removed) / 1e6
     )

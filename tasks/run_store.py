@@ -49,7 +49,7 @@ def publish_run(
     _upload(store, run, manifest)
     if not published:
         store.write_bytes(_key(run_id, _MANIFEST), manifest.to_json().encode())
-    _write_index(store)
+    write_index(store)
     return published or manifest
 
 
@@ -79,7 +79,7 @@ def remove_runs(store: ObjectStore, run_ids: Iterable[str]) -> None:
             for stored in store.list_objects(_key(run_id)):
                 store.delete(stored.key)
     finally:  # once for all: it reads every manifest
-        _write_index(store)
+        write_index(store)
 
 
 def list_runs(store: ObjectStore) -> list[Manifest]:
@@ -200,7 +200,7 @@ def _upload(store: ObjectStore, run: RunFolder, manifest: Manifest) -> None:
         pass
 
 
-def _write_index(store: ObjectStore) -> None:
+def write_index(store: ObjectStore) -> None:
     """Write the page of all runs, again as long as others publish meanwhile.
 
     Of several publishers the last to write lists the runs once more and finds what it missed.

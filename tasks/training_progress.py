@@ -4,7 +4,6 @@ import math
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Self
-from uuid import UUID
 
 import pandas as pd
 from prefect import get_client, get_run_logger
@@ -14,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cxr_model.run_folder import RunFolder
 from cxr_model.trainer import EpochRecord
+from tasks.artifacts import show
 from tasks.progress import ProgressBar, shown_beside
 from tasks.stage_clock import add_work
 
@@ -34,9 +34,8 @@ class TrainingProgress:
 
     def __enter__(self) -> Self:
         self._bar = ProgressBar("training", "epochs trained")
-        table = create_markdown_artifact(_heading(self._run_id), key="training-progress")
-        assert isinstance(table, UUID)  # a coroutine only when called from async code
-        self._table = table
+        heading = _heading(self._run_id)
+        self._table = show(create_markdown_artifact, heading, key="training-progress")
         self._board = self._ends.enter_context(SummaryWriter(self._run.tensorboard))
         self._shown = self._ends.enter_context(shown_beside(self._show))
         return self
@@ -86,7 +85,8 @@ class TrainingProgress:
     def _show(self, records: tuple[EpochRecord, EpochRecord]) -> None:
         self._bar.update(records[0].epoch, self._num_epochs)
         table = describe_epoch(self._run_id, *records, self._num_epochs)
-        get_client(sync_client=True).update_artifact(self._table, ArtifactUpdate(data=table))
+        if self._table:
+            get_client(sync_client=True).update_artifact(self._table, ArtifactUpdate(data=table))
 
 
 def describe_epoch(run_id: str, record: EpochRecord, best: EpochRecord, num_epochs: int) -> str:

@@ -12,12 +12,12 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
+from cxr_model.run_folder import RunFolder, make_folder
 from flows.commands.shared import Json, Preset, Setting, err, out
 from flows.settings import Settings
 
 if TYPE_CHECKING:
     from cxr_model.config import RunConfig
-    from cxr_model.run_folder import RunFolder
 
 _MOST_SHOWN = 10
 
@@ -40,10 +40,11 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Look at a set of films: copies, damage, wrong files, patients, what gives classes away."""
-    from cxr_model.run_folder import RunFolder
     from flows.configuration import load_config
 
     config = load_config(preset, settings=settings_ or (), source=source)
+    if to:
+        make_folder(to)  # refused before minutes of work
     # Here unreadable films are a finding, however many there are, unless no film is readable.
     config = replace(config, data=replace(config.data, max_unreadable_fraction=1.0))
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +53,6 @@ def audit(
         if to:
             from cxr_model.reports.audit_page import write_audit_page
 
-            to.mkdir(parents=True, exist_ok=True)
             write_audit_page(record, name, to / "audit.html")
             for file in (run.hygiene, run.findings, run.datasheet):
                 shutil.copyfile(file, to / file.name)
@@ -64,9 +64,7 @@ def audit(
         out.print(f"\n{to / 'audit.html'}")
 
 
-def _examine(
-    run: "RunFolder", config: "RunConfig", settings: Settings
-) -> tuple[dict[str, Any], str]:
+def _examine(run: RunFolder, config: "RunConfig", settings: Settings) -> tuple[dict[str, Any], str]:
     """The record of `audit_films`, and the source's name."""
     from cxr_model.hygiene.audit import audit_films
     from cxr_model.hygiene.datasheet import write_datasheet

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cxr_model.errors import ConfigError
-from flows.commands.shared import Data, Json, Preset, RunId, Setting, out, refuse_beside
+from flows.commands.shared import Json, Preset, Setting, out, refuse_beside
 from flows.settings import Settings
 
 BENCHMARKS = {
@@ -27,10 +27,18 @@ HELP = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()) + "."
 def bench(
     context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="WHAT", help=HELP)],
-    data: Data = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="A folder of films, or phantom[:N]; for start any source of 'cxr train'.",
+        ),
+    ] = None,
     preset: Preset = "standard",
     settings_: Setting = None,
-    rounds: Annotated[int, typer.Option(help="Times each contestant is measured.", min=1)] = 5,
+    rounds: Annotated[
+        int, typer.Option(help="Times each contestant is measured, where several are.", min=1)
+    ] = 5,
     steps: Annotated[int, typer.Option(help="Batches a time, for train.", min=1)] = 4,
     times: Annotated[
         list[int] | None,
@@ -38,7 +46,7 @@ def bench(
             help="Multiples of the films, for growth, predict (several) and epochs (one).", min=1
         ),
     ] = None,
-    run_id: RunId = "",
+    run_id: Annotated[str, typer.Option(help="Name of the run, for start.")] = "",
     as_json: Json = False,
 ) -> None:
     """Measure speed beside the references, in turn in one run: medians and ratios."""

@@ -9,7 +9,7 @@ import typer
 from rich.table import Column, Table
 
 from cxr_model.errors import ConfigError
-from cxr_model.run_folder import RunFolder
+from cxr_model.run_folder import RunFolder, make_folder
 from flows.commands.shared import Json, RunName, err, open_store, out
 from flows.settings import Settings
 
@@ -102,6 +102,8 @@ def export(
 
     if format_ not in FORMATS:
         raise ConfigError(f"--format {format_!r}: use one of {', '.join(FORMATS)}")
+    if to:
+        make_folder(to.parent)
     model = fetch_model(run, NETWORK_FILES)
     card = ModelCard.read(model.model_card)
     path = to or Path(card.run_id + SUFFIXES[format_])

@@ -108,6 +108,17 @@ def test_a_home_that_cannot_be_made_is_told(shell: Shell) -> None:
         assert "set CXR_HOME to a folder of your own" in told
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_work(shell: Shell) -> None:
+    (shell.folder / "file").write_text("")
+    told = shell.refused("audit", "phantom:30", "--to", str(shell.folder / "file" / "audit"))
+    assert "cannot be made (Not a directory); name another place" in told
+
+
+def test_a_proxy_is_not_asked_for_what_is_on_this_machine(shell: Shell) -> None:
+    nowhere = {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
+    assert "no run is published" in shell.refused("report", "latest", **nowhere)
+
+
 def test_a_run_that_is_not_there_is_not_served_nor_its_model_rolled_back(shell: Shell) -> None:
     assert "no run is published" in shell.refused("serve", "--model", "nope", "--port", "0")
     told = shell.refused("rollback", "nope", "--reason", "none")

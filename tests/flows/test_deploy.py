@@ -21,7 +21,7 @@ from cxr_model.config import RunConfig
 from cxr_model.data_config import DataConfig
 from cxr_model.errors import ConfigError
 from cxr_model.evidence_config import GateConfig
-from flows.deploy import Plan, _file, definition, read_plan
+from flows.deploy import Plan, _file, definition, keep_plan, read_plan
 from flows.settings import Settings
 
 
@@ -57,6 +57,19 @@ def test_films_that_arrive_are_scored_by_the_model_of_the_deployed_data() -> Non
     named = replace(config, gates=GateConfig(model="thorax"))
     assert deployments(Plan(config=named))["predict"]["parameters"] == {"model": "thorax"}
     assert "parameters" not in deployments(Plan(schedules_active=False))["predict"]
+
+
+def test_a_plan_is_of_one_server(tmp_path: Path) -> None:
+    """What was deployed to a cluster is not what the stack of this machine is to do."""
+    local = Settings(home=tmp_path)
+    remote = replace(local, prefect_api_url="https://prefect.example.org/api")
+    keep_plan(remote, Plan(pool="cxr-kubernetes"))
+    assert read_plan(remote).pool == "cxr-kubernetes"
+    assert read_plan(local) == Plan(schedules_active=False)
+    keep_plan(local, Plan(notify="slack-webhook/alerts"))
+    inside = replace(local, prefect_api_url=local.local_api_url)  # as the stack's own processes
+    assert read_plan(inside).notify == "slack-webhook/alerts"
+    assert read_plan(remote).notify == ""
 
 
 @pytest.mark.parametrize("kept", ["", "{}", '{"config": {"training": {"speed": 1}}}'])

@@ -122,15 +122,21 @@ def deployed(api: Api) -> dict[str, Any]:
 
 
 def test_deployed_twice_is_the_same(stack: Shell, api: Api, films: Path) -> None:
-    """Also what was set in the form of a deployment that no option of ours configures."""
+    """Also what was set in the forms of deployments and no option of ours configures."""
     found = api.get("/deployments/name/housekeeping/housekeeping")
     kept = {"parameters": {"dry_run": False, "retention": {"max_runs": 7}}}
     assert api.ask("PATCH", f"/deployments/{found['id']}", kept).is_success
+    predict = api.get("/deployments/name/predict/predict")
+    asked = {"job_variables": {"env": {"WARD": "3"}}, "concurrency_limit": 2}
+    assert api.ask("PATCH", f"/deployments/{predict['id']}", asked).is_success
     first = deployed(api)
     (parameters,) = (json.loads(each[-1]) for each in first["deployments"] if "dry_run" in each[-1])
     assert parameters == kept["parameters"]
     stack.ok("deploy", "--data", films, *ONE_EPOCH, "--schedule", "predict=off")
     assert deployed(api) == first
+    predict = api.get("/deployments/name/predict/predict")
+    assert predict["job_variables"] == asked["job_variables"]
+    assert predict["global_concurrency_limit"]["limit"] == asked["concurrency_limit"]
     assert first["queues"] == [(1, "predictions"), (2, "default")]
     schedules = {name: schedules for name, _, _, schedules, _ in first["deployments"]}
     assert schedules["train"] == [("0 3 * * 0", True)]
@@ -177,6 +183,7 @@ def test_what_cannot_be_deployed_is_one_line(stack: Shell, api: Api) -> None:
     told = stack.refused("deploy", "--schedule", "doctor=0 0 * * *")
     assert "--schedule doctor: use one of train, crossval" in told
     assert "write NAME=CRON" in stack.refused("deploy", "--schedule", "train")
+    assert "start its worker first" in stack.refused("deploy", "--pool", "elsewhere")
     assert "has no such block" in stack.refused("deploy", "--notify", "slack-webhook/none")
     assert deployed(api) == before
 

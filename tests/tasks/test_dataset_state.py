@@ -30,7 +30,13 @@ def test_a_folder_is_another_when_a_film_is_added_changed_or_gone(
     seen.append(digest(films, location))
     (films / "normal" / "b.png").unlink()
     seen.append(digest(films, location))
-    assert len(set(seen)) == 4
+    (tmp_path / "elsewhere").mkdir()
+    (films / "covid").symlink_to(tmp_path / "elsewhere")
+    (films / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert digest(films, location) == seen[-1]
+    (tmp_path / "elsewhere" / "c.png").write_bytes(b"c")
+    seen.append(digest(films, location))
+    assert len(set(seen)) == 5
 
 
 def test_a_bucket_is_another_when_an_object_is(store: ObjectStore) -> None:
