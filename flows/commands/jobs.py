@@ -177,7 +177,7 @@ def _start(
     from flows.run_id import new_run_id
     from tasks.checkpoint_store import require_unbegun
     from tasks.manifest import check_run_id
-    from tasks.run_store import require_unpublished
+    from tasks.run_store import has_manifest, require_unpublished
     from tasks.sources import check_source
 
     run_config = check_source(run_config, settings.data_dir)
@@ -185,6 +185,8 @@ def _start(
     check_run_id(run_id)
     with open_store(settings) as store:  # refused here in a second, on the worker in thirty
         store.check()
+        if others.get("resume") and has_manifest(store, run_id):
+            raise ConfigError(f"run {run_id}: has ended well; 'cxr report {run_id}' fetches it")
         require_unpublished(store, run_id)
         if not others.get("resume"):
             require_unbegun(store, RunFolder(settings.runs_dir / run_id), run_id)
