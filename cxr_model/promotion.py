@@ -29,20 +29,21 @@ def promotion_gates(run: RunFolder) -> list[Gate]:
 
 
 def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
-    """Promote where no gate is red and, on the same films, the paired test is won.
+    """Promote where every gate is green and, on the same films, the paired test is won.
 
-    Green must be every gate that was decided, binding or not, and to do better than chance.
+    Every gate: whether it binds or not, and to do better than chance too. One that is undecided
+    is left to the operator, as nobody looked, or nobody can tell.
     The films are those that both networks were tested on, and neither trained on. The test is
     won where the 95 % interval of the difference in balanced accuracy, from a paired bootstrap
     over groups, lies above 0.
     """
     gates = promotion_gates(challenger)
-    red = [f"{gate.name} ({gate.found})" for gate in gates if gate.is_red]
-    if red:
-        why = f"not promoted: red: {'; '.join(red)}; or decide with 'cxr promote'"
+    others = [f"{gate.name} {gate.state} ({gate.found})" for gate in gates if not gate.passed]
+    if others:
+        why = f"not promoted: {'; '.join(others)}; or decide with 'cxr promote'"
         return Verdict(promote=False, why=why, gates=gates, comparison=None)
     if champion is None:
-        why = "promoted: no gate is red and there was no champion"
+        why = "promoted: every gate is green and there was no champion"
         return Verdict(promote=True, why=why, gates=gates, comparison=None)
     try:
         found = compare_runs(challenger, champion, draws=DRAWS, seed=0)

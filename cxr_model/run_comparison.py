@@ -34,7 +34,7 @@ def compare_runs(first: RunFolder, second: RunFolder, *, draws: int, seed: int) 
     if len(common) < LEAST_FILMS:
         raise DataError(
             f"{len(common)} films are in both holdouts, fewer than {LEAST_FILMS}; compare runs on "
-            "one data set, split alike"
+            "one data set, split alike, of more films or with a larger split.holdout_fraction"
         )
     # Their digests stand for the films: a path is another one in each run.
     pair = [table.loc[common].rename_axis("path").reset_index() for table in (ours, theirs)]

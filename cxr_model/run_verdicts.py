@@ -12,6 +12,7 @@ SHOWN_METHOD = "grad-cam"
 @dataclass(frozen=True, kw_only=True)
 class RunVerdicts:
     red_gates: tuple[str, ...]
+    undecided_gates: tuple[str, ...]
     heat_maps: str
     """Whether `SHOWN_METHOD` passed its checks in the run, one sentence."""
 
@@ -19,19 +20,19 @@ class RunVerdicts:
     def read(cls, run: RunFolder) -> "RunVerdicts":
         """From ``metrics.json``; a network whose run has none yet comes without verdicts."""
         if not run.metrics.exists():
-            return cls(red_gates=(), heat_maps="Nothing is known of its heat maps.")
+            unknown = "Nothing is known of its heat maps."
+            return cls(red_gates=(), undecided_gates=(), heat_maps=unknown)
         metrics = read_json(run.metrics)
         methods = metrics.get("explanations", {}).get("methods", {})
         verdict = methods.get(SHOWN_METHOD, {}).get("verdict")
+        passed = {gate["name"]: gate["passed"] for gate in metrics.get("gates", ())}
         return cls(
-            red_gates=tuple(
-                gate["name"] for gate in metrics.get("gates", ()) if gate["passed"] is False
-            ),
+            red_gates=tuple(name for name in passed if passed[name] is False),
+            undecided_gates=tuple(name for name in passed if passed[name] is None),
             heat_maps=verdict or NOT_TESTED,
         )
 
     def told(self) -> str:
-        """``; red gates: shortcut``, or nothing: an end for a line that names the run."""
-        if not self.red_gates:
-            return ""
-        return f"; red gates: {', '.join(self.red_gates)}"
+        """``; red gates: shortcut; undecided: calibration``: an end for a line on the run."""
+        named = {"red gates": self.red_gates, "undecided": self.undecided_gates}
+        return "".join(f"; {what}: {', '.join(gates)}" for what, gates in named.items() if gates)

@@ -75,6 +75,8 @@ class ModelBody(_Body):
     size_px: int
     red_gates: list[str]
     """What the run failed of leakage, shortcut, calibration and explanation."""
+    undecided_gates: list[str]
+    """What of them nobody looked at, or could tell."""
 
     @classmethod
     def of(cls, model: Predictor) -> "ModelBody":
@@ -85,6 +87,7 @@ class ModelBody(_Body):
             classes=card.classes,
             size_px=card.size_px,
             red_gates=list(model.verdicts.red_gates),
+            undecided_gates=list(model.verdicts.undecided_gates),
         )
 
 

@@ -101,7 +101,7 @@ def _run(run: FlowRun) -> RunStatus:
         run.state_name or "",
         " ".join(filter(None, (str(run.labels.get("prefect.worker.name", "")), started))),
         _moment(run.start_time or run.expected_start_time),
-        str(timedelta(seconds=round(run.total_run_time.total_seconds()))),
+        str(timedelta(seconds=round(run.estimated_run_time.total_seconds()))),
     )
 
 

@@ -68,7 +68,8 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
                 _follow(client, flow_run, console)
             except KeyboardInterrupt:
                 client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
-                console.print(f"cancelling the flow run{_way_back(job)}")
+                has_begun = client.read_flow_run(flow_run.id).run_count > 0
+                console.print(f"cancelling the flow run{_way_back(job) if has_begun else ''}")
                 raise
             except ObjectNotFound as error:
                 raise StackError(f"flow run {flow_run.name}: was deleted meanwhile") from error

@@ -26,9 +26,9 @@ def examine_films(run_root: Path, config: RunConfig, root: Path) -> dict[str, An
         found = audit_films(RunFolder(run_root), config, root)
     near = found["near_duplicates"]
     get_run_logger().info(
-        "%d exact duplicates, %s near duplicates, %d copies across classes",
+        "films that have an exact copy: %d, a near one: %s; copies across classes: %d",
         found["exact_duplicates"]["by_bytes"] + found["exact_duplicates"]["by_pixels"],
-        near["films"] if near["searched"] else "no search for",
+        near["films"] if near["searched"] else "not looked for",
         found["counts"]["label conflict"],
     )
     return found

@@ -72,7 +72,7 @@ def risk_coverage_curve(curve: Mapping[str, Any]) -> Figure:
         axes.plot([], [], "D", color=VERMILLION, markersize=6, label=label)
         axes.legend(loc="upper left")
     axes.set(xlim=(0, 1.02), xlabel="coverage: films answered", ylabel="risk: wrong of these")
-    axes.set_ylim(0, 1.25 * max(0.02, *curve["risk"], 1 - (accuracy["ci_low"] or 1)))
+    axes.set_ylim(0, min(1.02, 1.25 * max(0.02, *curve["risk"], 1 - (accuracy["ci_low"] or 1))))
     axes.set_title(f"AURC {format_estimate(curve['aurc'])}", size=9, color=INK)
     _in_percent(axes)
     return figure

@@ -70,7 +70,7 @@ def predict(
         predictor = Predictor.load(found, resolve_device("auto"))
         err.print(f"network of run {predictor.card.run_id}{predictor.verdicts.told()}")
         if explain:
-            err.print(f"heat maps: {predictor.verdicts.heat_maps}")
+            err.print(f"Grad-CAM heat maps below {explain}: {predictor.verdicts.heat_maps}")
         scoring = _Scoring(predictor, explain)
         if to:
             _write(films, scoring, to, sources)

@@ -15,6 +15,12 @@ from cxr_model.run_folder import RunFolder, read_json, write_json, write_table
 from cxr_model.splits import write_splits
 
 CLASSES = ["normal", "covid"]
+NO_ALARM = {
+    "alarm": False,
+    "alarms": [],
+    "verdict": "",
+    "headline": {"value": 0.0, "ci_low": -0.1, "ci_high": 0.1, "n": 300},
+}
 MakeRun = Callable[..., RunFolder]
 
 
@@ -82,6 +88,9 @@ def make_run(tmp_path: Path) -> MakeRun:
             layers=[],
         )
         write_json(run.model_card, asdict(card))
+        write_json(run.shortcuts, NO_ALARM)
+        write_json(run.reliability, {"calibration": {"passed": True, "verdict": ""}})
+        write_json(run.explanations, {"methods": {"a": {"title": "A", "passed": True}}})
         return run
 
     return make
@@ -91,8 +100,21 @@ def test_the_first_network_is_promoted_when_its_gates_are_green(make_run: MakeRu
     verdict = judge(make_run("first", 0.8), None)
     assert verdict.promote
     states = {gate.name: gate.passed for gate in verdict.gates}
-    unknown = dict.fromkeys(("shortcut", "calibration", "explanation"))
-    assert states == {"leakage": True, **unknown, "better than chance": True}
+    assert list(states) == [
+        *("leakage", "shortcut", "calibration", "explanation", "better than chance")
+    ]
+    assert all(states.values())
+
+
+def test_what_nobody_looked_at_or_can_tell_is_left_to_the_operator(make_run: MakeRun) -> None:
+    unseen, untold = make_run("unseen", 0.95), make_run("untold", 0.95)
+    unseen.shortcuts.unlink()
+    write_json(untold.reliability, {"calibration": {"passed": None, "verdict": "few films"}})
+    for run, told in ((unseen, "shortcut undecided (no audit"), (untold, "undecided (few films)")):
+        verdict = judge(run, None)
+        assert not verdict.promote
+        assert told in verdict.why
+        assert "decide with 'cxr promote'" in verdict.why
 
 
 def test_a_better_network_takes_the_champions_place_and_a_worse_or_equal_one_does_not(
@@ -143,7 +165,7 @@ def test_a_red_gate_bars_the_way_even_where_there_is_no_champion(make_run: MakeR
     for run in (make_run("leaking", 0.95, leaks=True), make_run("guessing", 0.5)):
         verdict = judge(run, None)
         assert not verdict.promote
-        assert verdict.why.startswith("not promoted: red: ")
+        assert " failed (" in verdict.why
     leak, *_, chance = promotion_gates(make_run("leaking", 0.95, leaks=True))
     assert (leak.passed, chance.passed) == (False, True)
     assert "group patient 0 stands in 2 splits" in leak.found
@@ -152,9 +174,7 @@ def test_a_red_gate_bars_the_way_even_where_there_is_no_champion(make_run: MakeR
 def test_a_red_gate_bars_the_way_whether_it_ends_the_run_or_only_warns(make_run: MakeRun) -> None:
     run = make_run("alarmed", 0.95)
     assert judge(run, None).promote
-    share = {"value": 0.0, "ci_low": -0.1, "ci_high": 0.1, "n": 300}
-    audit = {"alarm": True, "alarms": ["the border tells"], "verdict": "", "headline": share}
-    write_json(run.shortcuts, audit)
+    write_json(run.shortcuts, NO_ALARM | {"alarm": True, "alarms": ["the border tells"]})
     for fail_on in (["leakage"], ["leakage", "shortcut"]):
         write_json(run.config, asdict(RunConfig()) | {"gates": {"fail_on": fail_on}})
         verdict = judge(run, None)

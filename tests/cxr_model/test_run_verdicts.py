@@ -18,7 +18,7 @@ def test_what_a_run_found_against_itself_goes_with_its_network(tmp_path: Path) -
     write_json(run.metrics, metrics)
     verdicts = RunVerdicts.read(run)
     assert verdicts.heat_maps == "Grad-CAM failed: insertion."
-    assert verdicts.told() == "; red gates: shortcut, explanation"
+    assert verdicts.told() == "; red gates: shortcut, explanation; undecided: calibration"
 
 
 def test_of_a_network_without_a_measured_run_nothing_is_claimed(tmp_path: Path) -> None:

@@ -138,6 +138,16 @@ def test_the_champion_answers_many_at_once_and_its_successor_without_a_restart(
 
 
 @pytest.mark.slow
+def test_of_several_models_the_champion_is_to_be_named(
+    bucket: Bucket, headline: dict[str, Any]
+) -> None:
+    bucket.publish(0, headline)
+    for model in ("chest", "films"):
+        register_version(bucket.store, model, "run-0")
+    told = bucket.shell.refused("serve", "--port", "0")
+    assert "holds chest, films; say which one, as MODEL/champion" in told
+
+
 def test_a_run_by_name_is_served_from_the_embedded_store_which_ends_with_the_service(
     shell: Shell, headline: dict[str, Any]
 ) -> None:
