@@ -179,4 +179,4 @@ def test_a_red_gate_bars_the_way_whether_it_ends_the_run_or_only_warns(make_run:
         write_json(run.config, asdict(RunConfig()) | {"gates": {"fail_on": fail_on}})
         verdict = judge(run, None)
         assert not verdict.promote
-        assert "shortcut (the border tells" in verdict.why
+        assert "shortcut failed (the border tells" in verdict.why

@@ -80,7 +80,10 @@ def test_a_bad_film_is_told_beside_the_others_and_each_good_one_is_drawn(here: S
     assert bad["error"] == "no known image format"
     assert good["predicted"]
     assert "2 films in" in done.stderr
-    assert "network of run tiny; red gates: shortcut\nheat maps: This method was" in done.stderr
+    assert (
+        "network of run tiny; red gates: shortcut\nGrad-CAM heat maps below maps: This method was"
+        in done.stderr
+    )
     assert "1 not decoded, notes.jpg: cannot be decoded (no known image" in done.stderr
     (overlay,) = (here.folder / "maps").iterdir()
     assert overlay.name == f"0-{good['sha256'][:8]}.jpg"
