@@ -54,6 +54,9 @@ class Bounds:
         }
 
 
+_MODEL_NAME = r"[a-z0-9][a-z0-9._-]{0,39}"
+
+
 class ModelNameOrEmpty:
     """In a field's ``Annotated``: what `check_model_name` allows, for the Prefect UI."""
 
@@ -62,8 +65,6 @@ class ModelNameOrEmpty:
     ) -> dict[str, Any]:
         return handler(core_schema) | {"pattern": f"^({_MODEL_NAME})?$"}
 
-
-_MODEL_NAME = r"[a-z0-9][a-z0-9._-]{0,39}"
 
 Seed = Annotated[int, Bounds(least=0, most=2**31 - 1)]
 """Every generator takes it."""

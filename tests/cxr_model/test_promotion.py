@@ -162,10 +162,13 @@ def test_networks_without_films_or_classes_in_common_are_left_to_the_operator(
 
 
 def test_a_red_gate_bars_the_way_even_where_there_is_no_champion(make_run: MakeRun) -> None:
-    for run in (make_run("leaking", 0.95, leaks=True), make_run("guessing", 0.5)):
+    for run, gate in (
+        (make_run("leaking", 0.95, leaks=True), "leakage"),
+        (make_run("guessing", 0.5), "better than chance"),
+    ):
         verdict = judge(run, None)
         assert not verdict.promote
-        assert " failed (" in verdict.why
+        assert verdict.why.startswith(f"not promoted: {gate} failed (")
     leak, *_, chance = promotion_gates(make_run("leaking", 0.95, leaks=True))
     assert (leak.passed, chance.passed) == (False, True)
     assert "group patient 0 stands in 2 splits" in leak.found

@@ -137,7 +137,6 @@ def test_the_champion_answers_many_at_once_and_its_successor_without_a_restart(
     assert "the network of run run-1 answers" in printed.read_text()
 
 
-@pytest.mark.slow
 def test_of_several_models_the_champion_is_to_be_named(
     bucket: Bucket, headline: dict[str, Any]
 ) -> None:
@@ -148,6 +147,7 @@ def test_of_several_models_the_champion_is_to_be_named(
     assert "holds chest, films; say which one, as MODEL/champion" in told
 
 
+@pytest.mark.slow
 def test_a_run_by_name_is_served_from_the_embedded_store_which_ends_with_the_service(
     shell: Shell, headline: dict[str, Any]
 ) -> None:
