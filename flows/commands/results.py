@@ -28,7 +28,7 @@ def runs(as_json: Json = False) -> None:
     if not manifests:
         out.print("no run is published yet; begin with 'cxr train'")
         return
-    names = ("run", "accuracy", "balanced accuracy", "gates not green")
+    names = ("run", "accuracy", "balanced accuracy", "not green")
     table = Table(*(Column(name, overflow="fold") for name in names), show_lines=True)
     for run in manifests:
         gates = run.headline.get("gates", {})
@@ -39,7 +39,7 @@ def runs(as_json: Json = False) -> None:
             f"{run.run_id}\n{run.created[:16].replace('T', ' ')} UTC\n"
             f"{run.headline['source']}, {run.headline['network']}",
             *figures,
-            "\n".join(f"{name} {state}" for name, state in gates.items() if state != "passed")
+            "\n".join(f"{name}\n  {state}" for name, state in gates.items() if state != "passed")
             or ("none" if gates else ""),
         )
     out.print(table)
