@@ -74,8 +74,8 @@ def evaluate_predictions(
         },
         "confusion_matrix": confusion_CC.tolist(),
         "confusion_matrix_interval": {
-            "ci_low": intervals["confusion_matrix"][..., 0].tolist(),
-            "ci_high": intervals["confusion_matrix"][..., 1].tolist(),
+            end: [[max(cell[end], 0.0) for cell in row] for row in estimates["confusion_matrix"]]
+            for end in ("ci_low", "ci_high")
         },
         "interval": f"95 % percentile bootstrap over groups, {draws} draws; "
         "widened by Wilson's where draws are certain",
@@ -148,7 +148,7 @@ def faultless_slack(value: float, *num_groups: int) -> tuple[float, float]:
 def certain_slacks(
     points: dict[str, Array], truth_N: Array, called_N: Array, groups_N: Array
 ) -> dict[str, Array]:
-    """What to `widen` each figure by, below and above: (2,) or, of one a class, (C, 2).
+    """What to `widen` each figure by, below and above: (2,), (C, 2) or, of cells, (C, C, 2).
 
     ``points`` are `weighted_figures` of films (N,) whose classes and predictions, both as
     numbers, are ``truth_N`` and ``called_N``.
@@ -177,11 +177,19 @@ def certain_slacks(
         positives, negatives = groups_C["sensitivity"][c], groups_C["specificity"][c]
         for name, others in (("auroc", negatives), ("auprc", positives)):
             slacks[name].append(faultless_slack(points[name][c], positives, others))
+    # A cell that is empty, or holds all of its class, is a rate of that class's films.
+    confusion_CC, true_C = points["confusion_matrix"], points["confusion_matrix"].sum(axis=1)
+    rates_CC = ratio(confusion_CC, np.broadcast_to(true_C[:, None], confusion_CC.shape))
+    cells = [
+        [np.multiply(certain_slack(rate[None], groups[None]), films) for rate in rates_C]
+        for rates_C, groups, films in zip(rates_CC, groups_C["sensitivity"], true_C, strict=True)
+    ]
     accuracy = certain_slack(points["accuracy"][None], np.array([len(np.unique(groups_N))]))
     # What MCC changes with an accuracy of 1, down to its lower end; a mixture of one is none.
     shares_C = groups_C["sensitivity"] / groups_C["sensitivity"].sum()
     mixture = 1 - (shares_C**2).sum()
     return {name: np.array(found) for name, found in slacks.items()} | {
+        "confusion_matrix": np.array(cells),
         "accuracy": np.array(accuracy),
         "balanced_accuracy": np.array(
             certain_slack(points["sensitivity"], groups_C["sensitivity"])
@@ -331,6 +339,7 @@ def _films_entering(confusion_CC: Array) -> dict[str, Array]:
         "f1": true_C + predicted_C - confusion_CC.diagonal(),
         "auroc": every_C,
         "auprc": every_C,
+        "confusion_matrix": np.broadcast_to(true_C[:, None], confusion_CC.shape),
     }
 
 
@@ -353,7 +362,7 @@ def _estimates(
             num_films[name],
             *np.moveaxis(slacks[name], -1, 0),
         )
-        for name in (*OVERALL, *PER_CLASS)
+        for name in points
     }
 
 

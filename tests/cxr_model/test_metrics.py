@@ -119,8 +119,8 @@ def test_every_figure_lies_in_its_interval_and_counts_its_films() -> None:
     for estimate in estimates:
         assert estimate["ci_low"] < estimate["value"] < estimate["ci_high"]
     interval = holdout["confusion_matrix_interval"]
-    assert (np.array(interval["ci_low"]) <= confusion).all()
-    assert (confusion <= np.array(interval["ci_high"])).all()
+    assert (np.array(interval["ci_low"]) < confusion).all()
+    assert (confusion < np.array(interval["ci_high"])).all()
     json.dumps(holdout, allow_nan=False)
 
 
@@ -239,6 +239,12 @@ def test_a_faultless_class_is_not_certain() -> None:
     below = (1 - wilson["ci_low"]) / math.sqrt(2)
     assert found["balanced_accuracy"]["ci_low"] == pytest.approx(1 - below)
     assert found["accuracy"]["ci_low"] == proportion_interval(60, 60)["ci_low"]
+    cells = {
+        end: np.array(found["confusion_matrix_interval"][end]) for end in ("ci_low", "ci_high")
+    }
+    none = proportion_interval(0, 30)["ci_high"] * 30
+    np.testing.assert_allclose(cells["ci_high"][[0, 1], [1, 0]], none)
+    assert (cells["ci_low"].diagonal() < 30 - none).all()
     for figures in (found, *found["per_class"].values()):
         for name in (*OVERALL, *PER_CLASS):
             if name in figures:
@@ -253,6 +259,7 @@ def test_faultless_figures_of_few_groups_and_uneven_classes_stay_in_their_range(
     for figures in (found, *found["per_class"].values()):
         for name in set(figures) & {*OVERALL, *PER_CLASS}:
             assert (-1 if name == "mcc" else 0) <= figures[name]["ci_low"] < 1, name
+    assert np.min(found["confusion_matrix_interval"]["ci_low"]) == 0
 
 
 def test_undefined_figures_are_null_and_warn_of_nothing() -> None:
