@@ -11,6 +11,7 @@ from cxr_model.run_comparison import compare_runs
 from cxr_model.run_folder import RunFolder, read_json
 
 DRAWS = 2000
+_OPERATOR = "'cxr promote' can decide otherwise"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,9 @@ def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
     over groups, lies above 0.
     """
     gates = promotion_gates(challenger)
-    others = [f"{gate.name} {gate.state} ({gate.found})" for gate in gates if not gate.passed]
+    others = [f"{gate.name} {gate.state}" for gate in gates if not gate.passed]
     if others:
-        why = f"not promoted: {'; '.join(others)}; or decide with 'cxr promote'"
+        why = f"not promoted: {', '.join(others)}; {_OPERATOR}"
         return Verdict(promote=False, why=why, gates=gates, comparison=None)
     if champion is None:
         why = "promoted: every gate is green and there was no champion"
@@ -48,10 +49,7 @@ def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
     try:
         found = compare_runs(challenger, champion, draws=DRAWS, seed=0)
     except DataError as error:
-        why = (
-            f"not promoted: cannot be compared with the champion: {error}; or decide with "
-            "'cxr promote'"
-        )
+        why = f"not promoted: cannot be compared with the champion: {error}; {_OPERATOR}"
         return Verdict(promote=False, why=why, gates=gates, comparison=None)
     gain = found["balanced_accuracy"]
     is_won = gain["ci_low"] is not None and gain["ci_low"] > 0

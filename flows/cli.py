@@ -78,8 +78,8 @@ def show_settings(preset: Preset = "standard", as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    names = ("key", f"value in {preset}", "what it is")
-    table = Table(*(Column(name, overflow="fold") for name in names))
+    others = (Column(name, overflow="fold") for name in (f"value in {preset}", "what it is"))
+    table = Table(Column("key", no_wrap=True), *others)  # to be copied whole
     for row in rows:
         table.add_row(row.key, json.dumps(row.value), row.description)
     out.print(table)

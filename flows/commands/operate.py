@@ -140,22 +140,19 @@ def models(as_json: Json = False) -> None:
         return
     if not found:
         out.print(
-            "no model is registered yet; the first is a run without a red gate, or one that "
-            "'cxr promote RUN --reason ...' names"
+            "no model is registered yet; the first is a run whose gates are all green, or one "
+            "that 'cxr promote RUN --reason ...' names"
         )
         return
-    table = Table(
-        *(Column(name, overflow="fold") for name in ("model", "version", "champion")),
-        *(Column(name, overflow="fold") for name in ("data", "balanced accuracy", "why")),
-    )
+    names = ("model", "version", "balanced accuracy", "why")
+    table = Table(*(Column(name, overflow="fold") for name in names), show_lines=True)
     for name, (champion, versions) in found.items():
         for version in versions:
             is_champion = champion is not None and champion.run_id == version.run_id
+            since = f"\nchampion since\n{champion.when[:16]}" if champion and is_champion else ""
             table.add_row(
                 name,
-                version.run_id,
-                f"since {champion.when[:16]}" if champion and is_champion else "",
-                version.metrics["source"],
+                f"{version.run_id}\n{version.metrics['source']}{since}",
                 format_estimate(version.metrics["balanced_accuracy"]),
                 _reason_of(champion) if champion and is_champion else "",
             )
