@@ -16,6 +16,7 @@ from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, Fold, fold_splits
 from cxr_model.index import read_index
 from cxr_model.launch import end_with_parent
+from cxr_model.metrics import certain_slack
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder, write_json, write_table
 from cxr_model.splits import read_splits, write_splits
@@ -90,12 +91,20 @@ def summarise_protocol(
     """
     by_fold = [fold_figures(films, classes) for _, films in predictions.groupby(["repeat", "fold"])]
     ratio = float(np.mean([record["num_holdout"] / record["num_train"] for record in records]))
+    groups = predictions.groupby("label")["group"].nunique()
+    asked = {
+        "accuracy": predictions["group"].nunique(),
+        "balanced_accuracy": groups.min(),
+        "macro_f1": groups.min(),
+    }
     row: dict[str, Any] = {
-        name: mean_over_folds([figures[name] for figures in by_fold], ratio)
-        for name in ("accuracy", "balanced_accuracy", "macro_f1")
+        name: mean_over_folds([figures[name] for figures in by_fold], ratio, num_groups)
+        for name, num_groups in asked.items()
     }
     row["sensitivity"] = {
-        name: mean_over_folds([figures["sensitivity"][name] for figures in by_fold], ratio)
+        name: mean_over_folds(
+            [figures["sensitivity"][name] for figures in by_fold], ratio, groups[name]
+        )
         for name in classes
     }
     return row | {
@@ -107,21 +116,25 @@ def summarise_protocol(
     }
 
 
-def mean_over_folds(values: Sequence[float], test_to_train: float) -> dict[str, Any]:
+def mean_over_folds(
+    values: Sequence[float], test_to_train: float, num_groups: int
+) -> dict[str, Any]:
     """Mean with a 95 % interval from the corrected resampled t-test.
 
     Nadeau & Bengio 2003, doi:10.1023/A:1024068626366: the trainings of several folds share
     films, so the plain variance of their mean is too small; ``test_to_train``, the ratio of
-    films tested to films trained on, is added to ``1 / len(values)``.
+    films tested to films trained on, is added to ``1 / len(values)``. Folds that are all
+    without fault do not vary: there Wilson's interval tells, with ``num_groups`` for trials.
     """
     count = len(values)
     mean = float(np.mean(values))
     scale = math.sqrt(1 / count + test_to_train)
     half = float(students_t.ppf(0.975, count - 1) * scale * np.std(values, ddof=1))
+    below, above = certain_slack(np.array([mean]), np.array([num_groups]))
     return {
         "mean": mean,
-        "ci_low": max(0.0, mean - half),
-        "ci_high": min(1.0, mean + half),
+        "ci_low": max(0.0, mean - math.hypot(half, below)),
+        "ci_high": min(1.0, mean + math.hypot(half, above)),
         "by_fold": list(values),
     }
 

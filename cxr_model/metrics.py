@@ -3,19 +3,21 @@
 The interval is a percentile bootstrap over groups (Efron & Tibshirani 1993, ch. 13): whole
 groups, a patient's films for one, are drawn with replacement, because films of one group
 are not independent. A draw is a vector of film weights, so one weighted formula gives the
-point value (all weights one) and all draws at once. A proportion that is 0 or 1 is the same
-in every draw: its interval is Wilson's (`certain_slack`), and what is made of such proportions,
-or of a ranking without fault, is widened by as much.
+point value (all weights one) and all draws at once. Draws of few groups, or of a rate near 0
+or 1, stray too little: no interval of a rate is narrower than Wilson's with groups for trials
+(`mean_of_rates`), and what is made of rates that are 0 or 1, or of a ranking without fault, is
+widened by as much (`certain_slack`).
 
-Shape suffixes: N films, C classes, B bootstrap draws, U distinct scores. 2,000 draws of
+Shape suffixes: N films, C classes, B bootstrap draws, R rates, U distinct scores. 2,000 draws of
 three classes took 0.1 s for 225 films, 1 s for 2,000 and 7 s for 20,000 (one CPU core,
 212 MB at the peak).
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, partial
-from typing import Any
+from functools import partial
+from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ Estimate = dict[str, Any]
 OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "mcc")
 PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc")
 
+_Z = NormalDist().inv_cdf(0.975)
 _CHUNK_BYTES = 16 * 2**20  # of one films x draws array; a handful of them live at once
 
 
@@ -58,11 +61,8 @@ def evaluate_predictions(
         partial(weighted_figures, truth_N, scores_NC), groups, draws=draws, seed=seed
     )
     confusion_CC = points["confusion_matrix"].astype(int)
-    intervals = {
-        name: np.apply_along_axis(_percentile_interval, -1, drawn[name]) for name in points
-    }
-    slacks = certain_slacks(points, truth_N, scores_NC.argmax(axis=1), groups)
-    estimates = _estimates(points, intervals, _films_entering(confusion_CC), slacks)
+    slacks = figure_slacks(points, drawn, truth_N, scores_NC.argmax(axis=1), groups)
+    estimates = _estimates(points, drawn, _films_entering(confusion_CC), slacks)
     return {
         "n": len(labels),
         "num_groups": len(np.unique(groups)),
@@ -78,7 +78,7 @@ def evaluate_predictions(
             for end in ("ci_low", "ci_high")
         },
         "interval": f"95 % percentile bootstrap over groups, {draws} draws; "
-        "widened by Wilson's where draws are certain",
+        "of a rate at least Wilson's with groups for trials",
     }
 
 
@@ -88,35 +88,93 @@ def proportion_interval(successes: int, n: int) -> Estimate:
         raise DataError(f"successes={successes}: use 0 to n ({n})")
     if n == 0:
         return make_estimate(math.nan, math.nan, math.nan, 0)
-    return make_estimate(successes / n, *_wilson_interval(successes, n), n)
+    (low,), (high,) = _wilson_interval(np.array([successes / n]), np.array([n]))
+    return make_estimate(successes / n, low, high, n)
 
 
-@cache  # SciPy works out a p-value besides, and the same few counts come again and again
-def _wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    from scipy.stats import binomtest  # takes 0.8 s, which a mere list of runs need not wait
+def _wilson_interval(rates_R: Array, trials_R: Array) -> tuple[Array, Array]:
+    """Lower and upper ends (R,); NaN without trials. Successes need not be whole numbers."""
+    square_R = ratio(np.full(len(rates_R), _Z**2), np.asarray(trials_R, dtype=np.float64))
+    middle_R = (rates_R + square_R / 2) / (1 + square_R)
+    half_R = np.sqrt(rates_R * (1 - rates_R) * square_R + square_R**2 / 4) / (1 + square_R)
+    # The formula gives 0 and 1 for these, but for rounding.
+    low_R = np.where(rates_R == 0, 0.0, middle_R - half_R)
+    return low_R, np.where(rates_R == 1, 1.0, middle_R + half_R)
 
-    interval = binomtest(successes, n).proportion_ci(method="wilson")
-    return interval.low, interval.high
+
+Slack = tuple[float, float]
+"""How much farther an interval reaches below and above than the draws say; added as squares."""
 
 
-def certain_slack(rates_R: Array, num_groups_R: Array) -> tuple[float, float]:
-    """How far a mean of rates may lie below and above what a bootstrap gives.
+class Figure(NamedTuple):
+    """A figure, its draws (B,), and what they say too little of."""
 
-    Of a rate that is 0 or 1 every draw is the same, as if it were known for certain: there
-    Wilson's interval for its groups tells what it may be. Slacks of several rates are added
-    as squares, as independent limits are (Zou & Donner 2008); NaN rates have none.
+    value: float
+    drawn_B: Array
+    slack: Slack
+    """Of the figure by itself."""
+    certain: Slack
+    """Of a difference to another figure on the same draws, which hold what both have in common:
+    only rates of 0 or 1 add to that."""
+
+    def less(self, other: "Figure") -> "Figure":
+        """The difference, draw by draw."""
+        slack = difference_slack(self.certain, other.certain)
+        return Figure(self.value - other.value, self.drawn_B - other.drawn_B, slack, slack)
+
+    def estimate(self, n: int) -> Estimate:
+        return widen(estimate_from_draws(self.value, self.drawn_B, n), self.slack)
+
+
+def mean_of_rates(rates_R: Array, drawn_RB: Array, num_groups_R: Array) -> Figure:
+    """The mean of rates of films of ``num_groups_R`` groups each.
+
+    Of a single rate the interval is the wider of the bootstrap's and Wilson's, end by end, with
+    groups for trials: draws of few groups, or of a rate near 0 or 1, stray too little, and where
+    all groups are alike not at all.
     """
-    below, above = [0.0], [0.0]
-    for rate, num_groups in zip(rates_R.tolist(), num_groups_R.tolist(), strict=True):
-        if num_groups and rate in (0.0, 1.0):
-            wilson = proportion_interval(round(rate * num_groups), int(num_groups))
-            below.append(rate - wilson["ci_low"])
-            above.append(wilson["ci_high"] - rate)
-    return math.hypot(*below) / len(rates_R), math.hypot(*above) / len(rates_R)
+    ends_R2 = np.apply_along_axis(_percentile_interval, -1, drawn_RB)
+    return Figure(
+        float(rates_R.mean()),
+        drawn_RB.mean(axis=0),
+        _rate_slack(rates_R, num_groups_R, ends_R2),
+        certain_slack(rates_R, num_groups_R),
+    )
+
+
+def rate_estimate(value: float, drawn_B: Array, groups_N: Array) -> Estimate:
+    """A share of films, whose groups are (N,), as `mean_of_rates` has it."""
+    num_groups = np.array([len(np.unique(groups_N))])
+    return mean_of_rates(np.array([value]), drawn_B[None], num_groups).estimate(len(groups_N))
+
+
+def certain_slack(rates_R: Array, num_groups_R: Array) -> Slack:
+    """The slack of a mean of rates by those alone that are 0 or 1, the same in every draw."""
+    low_R, high_R = _wilson_interval(rates_R, num_groups_R)
+    is_certain_R = np.isin(rates_R, (0.0, 1.0))
+    ends_R2 = np.stack([np.where(is_certain_R, rates_R, end_R) for end_R in (low_R, high_R)], -1)
+    return _rate_slack(rates_R, num_groups_R, ends_R2)
+
+
+def _rate_slack(rates_R: Array, num_groups_R: Array, ends_R2: Array) -> Slack:
+    """What the ends of the draws' intervals lack to Wilson's, of a mean of independent rates.
+
+    Slacks of several rates are added as squares, as independent limits are (Zou & Donner
+    2008); NaN rates have none.
+    """
+    wilson_R2 = np.stack(_wilson_interval(rates_R, num_groups_R), axis=-1)
+    squares_R2 = (wilson_R2 - rates_R[:, None]) ** 2 - (ends_R2 - rates_R[:, None]) ** 2
+    below, above = np.sqrt(np.nansum(np.maximum(squares_R2, 0.0), axis=0)) / len(rates_R)
+    return float(below), float(above)
+
+
+def difference_slack(first: Slack, second: Slack) -> Slack:
+    """What lowers the first lowers the difference, and what lowers the second raises it."""
+    return math.hypot(first[0], second[1]), math.hypot(first[1], second[0])
 
 
 def widen(estimate: Estimate, slack: Iterable[float]) -> Estimate:
-    """The estimate with `certain_slack` added to its interval, again as squares."""
+    """The estimate with a slack added to its interval, as squares."""
     value = estimate["value"]
     if value is None:
         return estimate
@@ -125,12 +183,6 @@ def widen(estimate: Estimate, slack: Iterable[float]) -> Estimate:
         "ci_low": value - math.hypot(value - estimate["ci_low"], below),
         "ci_high": value + math.hypot(estimate["ci_high"] - value, above),
     }
-
-
-def rate_estimate(value: float, drawn_B: Array, groups_N: Array) -> Estimate:
-    """A share of films, (N,) groups of which were drawn, with its `certain_slack`."""
-    slack = certain_slack(np.array([value]), np.array([len(np.unique(groups_N))]))
-    return widen(estimate_from_draws(value, drawn_B, len(groups_N)), slack)
 
 
 def faultless_slack(value: float, *num_groups: int) -> tuple[float, float]:
@@ -145,13 +197,17 @@ def faultless_slack(value: float, *num_groups: int) -> tuple[float, float]:
     return certain_slack(np.full(len(num_groups), value), np.array(num_groups))
 
 
-def certain_slacks(
-    points: dict[str, Array], truth_N: Array, called_N: Array, groups_N: Array
+def figure_slacks(
+    points: dict[str, Array],
+    drawn: dict[str, Array],
+    truth_N: Array,
+    called_N: Array,
+    groups_N: Array,
 ) -> dict[str, Array]:
     """What to `widen` each figure by, below and above: (2,), (C, 2) or, of cells, (C, C, 2).
 
-    ``points`` are `weighted_figures` of films (N,) whose classes and predictions, both as
-    numbers, are ``truth_N`` and ``called_N``.
+    ``points`` and ``drawn`` are `weighted_figures` of films (N,) whose classes and predictions,
+    both as numbers, are ``truth_N`` and ``called_N``.
     """
     classes_C1 = np.arange(len(points["sensitivity"]))[:, None]
     asked = {
@@ -161,41 +217,54 @@ def certain_slacks(
         "npv": called_N != classes_C1,
     }
     groups_C = {name: count_groups(groups_N, member_CN) for name, member_CN in asked.items()}
+    num_groups = np.array([len(np.unique(groups_N))])
+    true_C = points["confusion_matrix"].sum(axis=1)
+    present = np.flatnonzero(true_C)
 
-    def slack(c: int, *names: str) -> tuple[float, float]:
-        return certain_slack(
-            np.array([points[name][c] for name in names]),
-            np.array([groups_C[name][c] for name in names]),
+    def own(name: str, c: int) -> Slack:
+        rates_R, drawn_RB = points[name][[c]], drawn[name][[c]]
+        return mean_of_rates(rates_R, drawn_RB, groups_C[name][[c]]).slack
+
+    def cell(c: int, called: int) -> Slack:
+        """As a rate of its class's films, in films."""
+        films = true_C[c]
+        if not films:
+            return 0.0, 0.0
+        rates_R, drawn_RB = (
+            figures["confusion_matrix"][[c], [called]] / films for figures in (points, drawn)
         )
+        below, above = mean_of_rates(rates_R, drawn_RB, groups_C["sensitivity"][[c]]).slack
+        return below * films, above * films
 
-    slacks: dict[str, list[Any]] = {name: [] for name in PER_CLASS}
+    slacks: dict[str, list[Any]] = {
+        name: [own(name, c) for c, _ in enumerate(true_C)] for name in asked
+    } | {"f1": [], "auroc": [], "auprc": []}
     for c, f1 in enumerate(points["f1"].tolist()):
-        for name in asked:
-            slacks[name].append(slack(c, name))
+        rates_R = np.array([points["sensitivity"][c], points["ppv"][c]])
+        certain = certain_slack(rates_R, np.array([groups_C["sensitivity"][c], groups_C["ppv"][c]]))
         # What F1 changes with a rate of 1: by half of its square.
-        slacks["f1"].append(np.multiply(slack(c, "sensitivity", "ppv"), f1**2 or 1.0))
+        slacks["f1"].append(np.multiply(certain, f1**2 or 1.0))
         positives, negatives = groups_C["sensitivity"][c], groups_C["specificity"][c]
         for name, others in (("auroc", negatives), ("auprc", positives)):
             slacks[name].append(faultless_slack(points[name][c], positives, others))
-    # A cell that is empty, or holds all of its class, is a rate of that class's films.
-    confusion_CC, true_C = points["confusion_matrix"], points["confusion_matrix"].sum(axis=1)
-    rates_CC = ratio(confusion_CC, np.broadcast_to(true_C[:, None], confusion_CC.shape))
-    cells = [
-        [np.multiply(certain_slack(rate[None], groups[None]), films) for rate in rates_C]
-        for rates_C, groups, films in zip(rates_CC, groups_C["sensitivity"], true_C, strict=True)
-    ]
-    accuracy = certain_slack(points["accuracy"][None], np.array([len(np.unique(groups_N))]))
+    accuracy = mean_of_rates(points["accuracy"][None], drawn["accuracy"][None], num_groups)
     # What MCC changes with an accuracy of 1, down to its lower end; a mixture of one is none.
     shares_C = groups_C["sensitivity"] / groups_C["sensitivity"].sum()
     mixture = 1 - (shares_C**2).sum()
     return {name: np.array(found) for name, found in slacks.items()} | {
-        "confusion_matrix": np.array(cells),
-        "accuracy": np.array(accuracy),
-        "balanced_accuracy": np.array(
-            certain_slack(points["sensitivity"], groups_C["sensitivity"])
+        "confusion_matrix": np.array(
+            [[cell(c, called) for called, _ in enumerate(true_C)] for c, _ in enumerate(true_C)]
         ),
-        "macro_f1": np.hypot.reduce(slacks["f1"]) / len(classes_C1),
-        "mcc": np.minimum(ratio(np.array(accuracy), np.full(2, mixture)), 2.0),
+        "accuracy": np.array(accuracy.slack),
+        "balanced_accuracy": np.array(
+            mean_of_rates(
+                points["sensitivity"][present],
+                drawn["sensitivity"][present],
+                groups_C["sensitivity"][present],
+            ).slack
+        ),
+        "macro_f1": np.hypot.reduce([slacks["f1"][c] for c in present]) / len(present),
+        "mcc": np.minimum(ratio(np.array(accuracy.certain), np.full(2, mixture)), 2.0),
     }
 
 
@@ -244,7 +313,8 @@ def weighted_figures(truth_N: Array, scores_NC: Array, weights_NB: Array) -> dic
 
     ``truth_N`` are class indices, ``scores_NC`` probabilities, ``weights_NB`` non-negative.
     Returns (B,) for the names in ``OVERALL``, (C, B) for those in ``PER_CLASS`` and (C, C, B)
-    for ``confusion_matrix`` (row true, column predicted).
+    for ``confusion_matrix`` (row true, column predicted). Balanced accuracy and macro F1 are
+    means over the classes that have films.
     """
     num_films, num_classes = scores_NC.shape
     cell_N = truth_N * num_classes + scores_NC.argmax(axis=1)
@@ -255,14 +325,14 @@ def weighted_figures(truth_N: Array, scores_NC: Array, weights_NB: Array) -> dic
         _ranking_figures(truth_N == c, scores_NC[:, c], weights_NB) for c in range(num_classes)
     ]
     return {
-        **_confusion_figures(confusion_CCB),
+        **_confusion_figures(confusion_CCB, np.unique(truth_N)),
         "auroc": np.stack([auroc_B for auroc_B, _ in ranking_CB]),
         "auprc": np.stack([auprc_B for _, auprc_B in ranking_CB]),
         "confusion_matrix": confusion_CCB,
     }
 
 
-def _confusion_figures(confusion_CCB: Array) -> dict[str, Array]:
+def _confusion_figures(confusion_CCB: Array, present: Array) -> dict[str, Array]:
     hit_CB = confusion_CCB.diagonal().T
     true_CB, predicted_CB = confusion_CCB.sum(axis=1), confusion_CCB.sum(axis=0)
     total_B = true_CB.sum(axis=0)
@@ -271,8 +341,8 @@ def _confusion_figures(confusion_CCB: Array) -> dict[str, Array]:
     f1_CB = ratio(2 * hit_CB, true_CB + predicted_CB)
     return {
         "accuracy": ratio(hit_CB.sum(axis=0), total_B),
-        "balanced_accuracy": sensitivity_CB.mean(axis=0),
-        "macro_f1": f1_CB.mean(axis=0),
+        "balanced_accuracy": sensitivity_CB[present].mean(axis=0),
+        "macro_f1": f1_CB[present].mean(axis=0),
         # Matthews' coefficient for any number of classes: Gorodkin 2004.
         "mcc": ratio(
             hit_CB.sum(axis=0) * total_B - (true_CB * predicted_CB).sum(axis=0),
@@ -345,7 +415,7 @@ def _films_entering(confusion_CC: Array) -> dict[str, Array]:
 
 def _estimates(
     points: dict[str, Array],
-    intervals: dict[str, Array],
+    drawn: dict[str, Array],
     num_films: dict[str, Array],
     slacks: dict[str, Array],
 ) -> dict[str, Array]:
@@ -358,7 +428,7 @@ def _estimates(
     return {
         name: to_estimate(
             points[name],
-            *np.moveaxis(intervals[name], -1, 0),
+            *np.moveaxis(np.apply_along_axis(_percentile_interval, -1, drawn[name]), -1, 0),
             num_films[name],
             *np.moveaxis(slacks[name], -1, 0),
         )

@@ -8,11 +8,13 @@ import pandas as pd
 
 from cxr_model.errors import DataError
 from cxr_model.metrics import (
-    certain_slacks,
+    Array,
+    Figure,
+    count_groups,
     draw_figures,
-    estimate_from_draws,
+    figure_slacks,
+    mean_of_rates,
     weighted_figures,
-    widen,
 )
 
 _COMPARED = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -39,40 +41,43 @@ def compare_predictions(
         )
     truth_N = np.array([classes.index(label) for label in first["label"]])
     groups_N, num = first["group"].to_numpy(), len(first)
-    points, drawn, slacks = [], [], []
+    both = []
     for table in (first, second):
         scores_NC = table[[f"probability_{name}" for name in classes]].to_numpy(np.float64)
-        point, draw = draw_figures(
-            partial(weighted_figures, truth_N, scores_NC), groups_N, draws=draws, seed=seed
-        )
-        points.append(point)
-        drawn.append({name: draw[name] for name in _COMPARED})
-        slacks.append(certain_slacks(point, truth_N, scores_NC.argmax(axis=1), groups_N))
-    # What lowers the first lowers the difference, and what lowers the second raises it.
-    between = {name: np.hypot(slacks[0][name], slacks[1][name][::-1]) for name in _COMPARED}
+        both.append(_figures(truth_N, scores_NC, groups_N, draws=draws, seed=seed))
     hits = [(table["predicted"] == table["label"]).to_numpy() for table in (first, second)]
     return {
         "n": num,
         "num_groups": int(first["group"].nunique()),
+        **{name: both[0][name].less(both[1][name]).estimate(num) for name in _COMPARED},
         **{
-            name: widen(
-                estimate_from_draws(
-                    float(points[0][name] - points[1][name]), drawn[0][name] - drawn[1][name], num
-                ),
-                between[name],
-            )
-            for name in _COMPARED
-        },
-        **{
-            which: {
-                name: widen(estimate_from_draws(float(point[name]), draw[name], num), slack[name])
-                for name in _COMPARED
-            }
-            for which, point, draw, slack in zip(
-                ("first", "second"), points, drawn, slacks, strict=True
-            )
+            which: {name: figures[name].estimate(num) for name in _COMPARED}
+            for which, figures in zip(("first", "second"), both, strict=True)
         },
         "mcnemar": mcnemar(int((hits[0] & ~hits[1]).sum()), int((~hits[0] & hits[1]).sum())),
+    }
+
+
+def _figures(
+    truth_N: Array, scores_NC: Array, groups_N: Array, *, draws: int, seed: int
+) -> dict[str, Figure]:
+    point, drawn = draw_figures(
+        partial(weighted_figures, truth_N, scores_NC), groups_N, draws=draws, seed=seed
+    )
+    slacks = figure_slacks(point, drawn, truth_N, scores_NC.argmax(axis=1), groups_N)
+    present = np.unique(truth_N)
+    num_groups_C = count_groups(groups_N, truth_N == present[:, None])
+    below, above = slacks["macro_f1"].tolist()
+    return {
+        "accuracy": mean_of_rates(
+            point["accuracy"][None], drawn["accuracy"][None], np.array([len(np.unique(groups_N))])
+        ),
+        "balanced_accuracy": mean_of_rates(
+            point["sensitivity"][present], drawn["sensitivity"][present], num_groups_C
+        ),
+        "macro_f1": Figure(
+            float(point["macro_f1"]), drawn["macro_f1"], (below, above), (below, above)
+        ),
     }
 
 

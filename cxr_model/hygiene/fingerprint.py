@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from cxr_model.metrics import (
     Estimate,
-    certain_slack,
     count_groups,
     draw_figures,
-    estimate_from_draws,
+    mean_of_rates,
     ratio,
-    widen,
 )
 
 HISTOGRAM_BINS = 32
@@ -128,8 +126,8 @@ def told_apart_by(
         picked = (*which, number)
         rates_R = points["rates"][picked].ravel()
         drawn_RB = drawn["rates"][picked].reshape(len(rates_R), -1)
-        estimate = estimate_from_draws(float(rates_R.mean()), drawn_RB.mean(axis=0), len(label_N))
-        return widen(estimate, certain_slack(rates_R, num_groups_KC[which].ravel()))
+        figure = mean_of_rates(rates_R, drawn_RB, num_groups_KC[which].ravel())
+        return figure.estimate(len(label_N))
 
     found = [
         {

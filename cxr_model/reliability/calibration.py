@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from cxr_model.metrics import (
     Estimate,
+    certain_slack,
     draw_figures,
     estimate_from_draws,
     make_estimate,
     proportion_interval,
+    widen,
 )
 
 Array = NDArray[Any]
@@ -98,6 +100,8 @@ def measure_calibration(
     says what a network that means what it says shows on as many films: the ``mean``, and what
     97.5 % of them stay below (``high``). The interval of an error begins at 0 where it lies
     below that. All other intervals are percentile ones; all are from a bootstrap over groups.
+    Where every film is a hit, errors, Brier score and log likelihood are widened by the misses
+    that so many groups leave possible.
 
     ``passed`` is false where the interval of the calibrated error lies wholly above
     `TOLERATED_ECE`, true where it ends at or below `EXCLUDED_ECE`, and else None: so few films
@@ -159,7 +163,8 @@ def _measure(
     # What the calibration errors are of: forecast and outcome. The confidence comes first.
     forecasts = [(confidence_N, hit_N), *zip(scores_NC.T, is_true_NC.T, strict=True)]
     edges = [equal_mass_edges(forecast_N) for forecast_N, _ in forecasts]
-    scores = _proper_scores(is_true_NC, scores_NC, hit_N)
+    losses_N2 = _losses(scores_NC, truth_N)
+    scores = _proper_scores(losses_N2, scores_NC, hit_N)
 
     def figures(weights_NB: Array) -> dict[str, Array]:
         errors = [
@@ -177,56 +182,77 @@ def _measure(
         for (forecast_N, _), own, stray_B in zip(forecasts, edges, drawn["stray"], strict=True)
     ]
     num = len(truth_N)
+    unseen = _unseen_misses(hit_N, groups_N)
     own_error, *classwise = (
-        _error_estimate(float(value), drawn_B, chance["high"], num)
+        _error_estimate(float(value), drawn_B, chance["high"], unseen, num)
         for value, drawn_B, chance in zip(points["error"], drawn["error"], by_chance, strict=True)
     )
+    # What a miss costs whose class is the second most probable.
+    cost_2 = (_losses(scores_NC, scores_NC.argsort(axis=1)[:, -2]) - losses_N2).mean(axis=0)
+    slacks = {"brier": unseen * cost_2[0], "nll": unseen * cost_2[1]}
     return {
         "ece": own_error,
         "ece_if_calibrated": by_chance[0],
         "classwise_ece": dict(zip(classes, classwise, strict=True)),
         **{
-            name: estimate_from_draws(float(points[name]), drawn[name], num)
+            name: widen(
+                estimate_from_draws(float(points[name]), drawn[name], num),
+                (0.0, slacks.get(name, 0.0)),
+            )
             for name in ("brier", "nll", "slope", "intercept")
         },
         "bins": _bins(confidence_N, hit_N, edges[0]),
     }
 
 
+def _unseen_misses(hit_N: Array, groups_N: Array) -> float:
+    """Share of misses that Wilson's interval leaves possible where the films show none."""
+    num_groups = np.array([len(np.unique(groups_N))])
+    return certain_slack(hit_N.mean()[None], num_groups)[0]
+
+
+def _losses(scores_NC: Array, labels_N: Array) -> Array:
+    """Each film's Brier score and negative log likelihood if its class were the one given."""
+    is_true_NC = np.eye(scores_NC.shape[1])[labels_N]
+    brier_N = ((scores_NC - is_true_NC) ** 2).sum(axis=1)
+    nll_N = -(is_true_NC * log_probabilities(scores_NC)).sum(axis=1)
+    return np.stack([brier_N, nll_N], axis=1)
+
+
 def _proper_scores(
-    is_true_NC: Array, scores_NC: Array, hit_N: Array
+    losses_N2: Array, scores_NC: Array, hit_N: Array
 ) -> Callable[[Array], dict[str, Array]]:
     """Brier score, log likelihood, slope and intercept as a function of film weights (N, B)."""
     from cxr_model.reliability.recalibration import intercept_and_slope  # SciPy, as above
 
     logarithms_NC = log_probabilities(scores_NC)
-    losses_NM = np.stack(
-        [((scores_NC - is_true_NC) ** 2).sum(axis=1), -(is_true_NC * logarithms_NC).sum(axis=1)],
-        axis=1,
-    )
     # With the others' sum, not 1 - p, which rounds to 0 for a network that is sure.
     others_NC = np.sort(logarithms_NC, axis=1)[:, :-1]
     log_odds_N = logarithms_NC.max(axis=1) - np.logaddexp.reduce(others_NC, axis=1)
 
     def figures(weights_NB: Array) -> dict[str, Array]:
-        brier_B, nll_B = losses_NM.T @ weights_NB / weights_NB.sum(axis=0)
+        brier_B, nll_B = losses_N2.T @ weights_NB / weights_NB.sum(axis=0)
         intercept_B, slope_B = intercept_and_slope(log_odds_N, hit_N, weights_NB)
         return {"brier": brier_B, "nll": nll_B, "slope": slope_B, "intercept": intercept_B}
 
     return figures
 
 
-def _error_estimate(value: float, drawn_B: Array, by_chance: float, n: int) -> Estimate:
+def _error_estimate(
+    value: float, drawn_B: Array, by_chance: float, unseen: float, n: int
+) -> Estimate:
     """Calibration error with an interval that holds the true one about 19 times in 20.
 
     The percentile interval never does for a calibrated network, and misses low errors: a
     draw's error lies above the value as the value lies above the truth. Hence from below the
     draws are reflected about the value (Davison & Hinkley 1997, 5.2), down to 0 where chance
-    alone goes as far; from above their spread is laid on the value.
+    alone goes as far; from above their spread is laid on the value. A share ``unseen`` of
+    misses moves the error by as much.
     """
     middle, high = np.percentile(drawn_B, (50, 97.5))
     ci_low = 0.0 if value <= by_chance else min(value, max(0.0, 2 * value - high))
-    return make_estimate(value, ci_low, value + high - middle, n)
+    estimate = widen(make_estimate(value, ci_low, value + high - middle, n), (unseen, unseen))
+    return estimate | {"ci_low": max(0.0, estimate["ci_low"])}
 
 
 def _error_by_chance(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,10 @@ from cxr_model.device import resolve_device, resolve_precision
 from cxr_model.films import films_to_tensor, predict_logits
 from cxr_model.metrics import (
     Estimate,
+    Figure,
     bootstrap_weights,
-    certain_slack,
     count_groups,
-    estimate_from_draws,
-    widen,
+    mean_of_rates,
 )
 from cxr_model.model_files import load_model
 from cxr_model.reliability.perturbations import PERTURBATIONS, Perturbation
@@ -66,10 +65,10 @@ def measure_robustness(run: RunFolder, config: RunConfig, cache: FilmCache) -> d
         conditions.append(
             {"name": perturbation.name, "level": level, "unit": perturbation.unit}
             | {"clean_level": perturbation.clean}
-            | found.estimates()
-            | {"change": found.less(clean)}
+            | found.estimates(len(films))
+            | {"change": found.balanced_accuracy.less(clean.balanced_accuracy).estimate(len(films))}
         )
-    record = {"clean": clean.estimates(), "conditions": conditions}
+    record = {"clean": clean.estimates(len(films)), "conditions": conditions}
     write_json(run.robustness, record)
     return record
 
@@ -92,33 +91,12 @@ def _damaged(pixels: Pixels, seed: int) -> Iterator[tuple[Perturbation, float, P
             yield perturbation, level, np.stack(changed)
 
 
-@dataclass(frozen=True, eq=False)
-class _Figures:
-    n: int
-    accuracy: float
-    balanced_accuracy: float
-    accuracy_B: Array
-    balanced_accuracy_B: Array
-    accuracy_slack: tuple[float, float]
-    balanced_accuracy_slack: tuple[float, float]
+class _Figures(NamedTuple):
+    accuracy: Figure
+    balanced_accuracy: Figure
 
-    def estimates(self) -> dict[str, Estimate]:
-        return {
-            "accuracy": widen(
-                estimate_from_draws(self.accuracy, self.accuracy_B, self.n), self.accuracy_slack
-            ),
-            "balanced_accuracy": widen(
-                estimate_from_draws(self.balanced_accuracy, self.balanced_accuracy_B, self.n),
-                self.balanced_accuracy_slack,
-            ),
-        }
-
-    def less(self, other: "_Figures") -> Estimate:
-        return estimate_from_draws(
-            self.balanced_accuracy - other.balanced_accuracy,
-            self.balanced_accuracy_B - other.balanced_accuracy_B,
-            self.n,
-        )
+    def estimates(self, n: int) -> dict[str, Estimate]:
+        return {name: figure.estimate(n) for name, figure in self._asdict().items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,13 +132,12 @@ class _Bootstrap:
         sensitivity_CB = np.divide(
             hits_CB, films_CB, out=np.full_like(hits_CB, np.nan), where=films_CB > 0
         )
-        accuracy_B, balanced_B = hits_CB.sum(0) / films_CB.sum(0), sensitivity_CB.mean(0)
+        accuracy_B = hits_CB.sum(0) / films_CB.sum(0)
         return _Figures(
-            n=len(is_hit_N),
-            accuracy=float(accuracy_B[0]),
-            balanced_accuracy=float(balanced_B[0]),
-            accuracy_B=accuracy_B[1:],
-            balanced_accuracy_B=balanced_B[1:],
-            accuracy_slack=certain_slack(accuracy_B[:1], np.array([self.num_groups])),
-            balanced_accuracy_slack=certain_slack(sensitivity_CB[:, 0], self.num_groups_C),
+            accuracy=mean_of_rates(
+                accuracy_B[:1], accuracy_B[None, 1:], np.array([self.num_groups])
+            ),
+            balanced_accuracy=mean_of_rates(
+                sensitivity_CB[:, 0], sensitivity_CB[:, 1:], self.num_groups_C
+            ),
         )

@@ -65,12 +65,13 @@ class Exchange:
         """
         followed_N = (self.across_KN == self.given_KN).mean(axis=0)
         control_N = (self.within_KN[:, None] == self.given_KN).mean(axis=(0, 1))
+        followed, control = judge.class_mean(followed_N), judge.class_mean(control_N)
         figures: dict[str, Estimate] = {
-            name: judge.estimate(judge.class_mean(values_N))
-            for name, values_N in (
-                ("followed", followed_N),
-                ("control", control_N),
-                ("excess", followed_N - control_N),
+            name: judge.estimate(figure)
+            for name, figure in (
+                ("followed", followed),
+                ("control", control),
+                ("excess", followed.less(control)),
             )
         }
         return {"corner": CORNER, "rounds": len(self.given_KN), **figures}

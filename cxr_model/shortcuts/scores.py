@@ -4,22 +4,20 @@ All probes and the model are judged on the same bootstrap draws of the same grou
 differences are paired. Shape suffixes: N holdout films, C classes, R means, B draws.
 """
 
-import math
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxr_model.metrics import (
     Estimate,
+    Figure,
     bootstrap_weights,
-    certain_slack,
     count_groups,
-    estimate_from_draws,
+    mean_of_rates,
     ratio,
-    widen,
 )
 
 Array = NDArray[Any]
@@ -39,23 +37,6 @@ class Probe:
     """Share of its passes in which it called each film each class; rows sum to one."""
     by_network: bool = False
     """The run's own network as it is, not one fitted to the probe's films."""
-
-
-class Figure(NamedTuple):
-    """A figure, its draws (B,), and what they say too little of below and above it."""
-
-    value: float
-    drawn_B: Array
-    slack: tuple[float, float] = (0.0, 0.0)
-
-    def less(self, other: "Figure") -> "Figure":
-        """The difference, draw by draw."""
-        (below, above), (other_below, other_above) = self.slack, other.slack
-        return Figure(
-            self.value - other.value,
-            self.drawn_B - other.drawn_B,
-            (math.hypot(below, other_above), math.hypot(above, other_below)),
-        )
 
 
 def one_hot(classes_N: Array, num_classes: int) -> Array:
@@ -79,7 +60,10 @@ class Judge:
         return 1 / self.num_classes
 
     def balanced_accuracy(self, called_NC: Array) -> Figure:
-        hit_N = called_NC[np.arange(len(self.truth_N)), self.truth_N]
+        return self.class_mean(called_NC[np.arange(len(self.truth_N)), self.truth_N])
+
+    def class_mean(self, hit_N: Array) -> Figure:
+        """The mean over classes of the rate of hits among their films."""
         member_CN = self.truth_N == np.arange(self.num_classes)[:, None]
         return self.mean_rate(np.tile(hit_N, (self.num_classes, 1)), member_CN)
 
@@ -91,15 +75,9 @@ class Judge:
 
     def mean_rate(self, hits_RN: Array, member_RN: Array) -> Figure:
         """The mean of the rates of hits among the films of each row."""
-        point_R, drawn_RB = self.means(hits_RN, member_RN)
-        slack = certain_slack(point_R, count_groups(self.groups_N, member_RN))
-        return Figure(float(point_R.mean()), drawn_RB.mean(axis=0), slack)
-
-    def class_mean(self, values_N: Array) -> Figure:
-        """The mean over classes of the mean over their films, of values that are no rates."""
-        member_CN = self.truth_N == np.arange(self.num_classes)[:, None]
-        point_C, drawn_CB = self.means(np.tile(values_N, (self.num_classes, 1)), member_CN)
-        return Figure(float(point_C.mean()), drawn_CB.mean(axis=0))
+        return mean_of_rates(
+            *self.means(hits_RN, member_RN), count_groups(self.groups_N, member_RN)
+        )
 
     def means(self, values_RN: Array, member_RN: Array) -> tuple[Array, Array]:
         """Means (R,) over the films of each row of ``member_RN``, and their draws (R, B).
@@ -119,5 +97,4 @@ class Judge:
         return parts[0][:, 0], np.concatenate(parts[1:], axis=1)
 
     def estimate(self, figure: Figure, n: int | None = None) -> Estimate:
-        n = len(self.truth_N) if n is None else n
-        return widen(estimate_from_draws(figure.value, figure.drawn_B, n), figure.slack)
+        return figure.estimate(len(self.truth_N) if n is None else n)

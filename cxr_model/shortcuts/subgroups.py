@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_model.metrics import certain_slack, count_groups
-from cxr_model.shortcuts.scores import Figure, Judge, Probe
+from cxr_model.metrics import count_groups, mean_of_rates
+from cxr_model.shortcuts.scores import Judge, Probe
 
 _LEAST_FILMS = 5
 _LEAST_SHARE = 0.02
@@ -51,8 +51,8 @@ def measure_subgroups(
             for c, label in enumerate(classes):
                 elsewhere = (judge.truth_N == c).sum() - counts[c]
                 if counts[c] >= _LEAST_FILMS and elsewhere:
-                    slack = certain_slack(point_C[[c]], count_groups(judge.groups_N, in_CN[[c]]))
-                    figure = Figure(float(point_C[c]), drawn_CB[c], slack)
+                    num_groups = count_groups(judge.groups_N, in_CN[[c]])
+                    figure = mean_of_rates(point_C[[c]], drawn_CB[[c]], num_groups)
                     found = judge.estimate(figure, int(counts[c]))
                     rows.append(
                         {"source": name, "class": label, "n": int(counts[c]), "sensitivity": found}

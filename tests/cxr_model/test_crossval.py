@@ -20,6 +20,7 @@ from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, plan_folds
 from cxr_model.index import build_index, read_index, write_index
+from cxr_model.metrics import proportion_interval
 from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.presets import smoke
 from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval
@@ -159,9 +160,10 @@ def test_the_interval_is_widened_for_films_that_trainings_share() -> None:
     values = [0.81, 0.86, 0.84, 0.9]
     spread = np.std(values, ddof=1) * np.sqrt(1 / 4 + 1 / 3)  # Nadeau & Bengio's correction
     low, high = stats.t.interval(0.95, 3, np.mean(values), spread)
-    figure = mean_over_folds(values, test_to_train=1 / 3)
+    figure = mean_over_folds(values, test_to_train=1 / 3, num_groups=60)
     assert (figure["ci_low"], figure["ci_high"]) == pytest.approx((low, min(1.0, high)))
-    assert mean_over_folds([0.8, 0.8, 0.8], 1 / 3)["ci_low"] == pytest.approx(0.8)
+    assert mean_over_folds([0.8, 0.8, 0.8], 1 / 3, 60)["ci_low"] == pytest.approx(0.8)
+    assert mean_over_folds([1.0, 1.0], 1, 60)["ci_low"] == proportion_interval(60, 60)["ci_low"]
 
 
 def test_an_interrupted_fold_goes_on_to_the_weights_of_an_unbroken_one(
@@ -208,7 +210,7 @@ def test_lists_of_runs_show_the_stricter_protocol(run: RunFolder, order: tuple[s
 def test_without_shared_films_the_interval_is_students() -> None:
     values = [0.81, 0.86, 0.84, 0.9]
     expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    figure = mean_over_folds(values, test_to_train=0.0)
+    figure = mean_over_folds(values, test_to_train=0.0, num_groups=60)
     assert (figure["ci_low"], figure["ci_high"]) == pytest.approx(expected)
 
 

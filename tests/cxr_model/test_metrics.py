@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import binom
 from sklearn import metrics as sk
 
 from cxr_model.errors import DataError
@@ -251,6 +252,46 @@ def test_a_faultless_class_is_not_certain() -> None:
                 assert 0.8 < figures[name]["ci_low"] < figures[name]["ci_high"] == 1, name
 
 
+@pytest.mark.parametrize("films", [25, 40])
+def test_the_interval_of_a_rate_covers_the_truth_at_every_rate(films: int) -> None:
+    """Exactly: the chance of each count times whether its interval holds the true rate."""
+    truth = np.repeat(["a", "b"], films)
+    ends = np.empty((films + 1, 2))
+    for hits in range(films + 1):
+        called = np.repeat(["a", "b", "b"], [hits, films - hits, films])
+        scores = np.eye(2)[(called == "b").astype(int)]
+        groups = np.arange(len(truth))
+        found = evaluate_predictions(truth, scores, groups, ["a", "b"], draws=200, seed=hits)
+        ends[hits] = [found["per_class"]["a"]["sensitivity"][end] for end in ("ci_low", "ci_high")]
+    assert (np.diff(ends, axis=0) > -0.03).all()  # one more hit lowers neither end, but for luck
+    for rate in np.linspace(0.5, 0.99, 50):
+        chance = binom.pmf(np.arange(films + 1), films, rate)
+        covered = chance[(ends[:, 0] <= rate) & (rate <= ends[:, 1])].sum()
+        assert covered >= 0.92, (rate, covered)
+
+
+def test_a_rate_of_few_groups_that_are_all_alike_is_not_certain() -> None:
+    truth = np.repeat(["a", "b"], 12)
+    called = np.repeat(["a", "b"], [7, 17])
+    scores = np.eye(2)[(called == "b").astype(int)]
+    groups = np.array(["one patient"] * 12 + [str(number) for number in range(12)])
+    found = evaluate_predictions(truth, scores, groups, ["a", "b"], draws=100, seed=0)
+    sensitivity = found["per_class"]["a"]["sensitivity"]
+    assert sensitivity["value"] == pytest.approx(7 / 12)
+    assert sensitivity["ci_low"] < 0.2
+    assert sensitivity["ci_high"] > 0.9
+
+
+def test_means_over_classes_are_over_those_that_have_films() -> None:
+    truth = np.array(["a", "b"] * 20)
+    called = np.where(np.arange(40) == 0, "c", truth)
+    scores = np.eye(3)[[("a", "b", "c").index(name) for name in called]]
+    found = evaluate_predictions(truth, scores, np.arange(40), ["a", "b", "c"], draws=50, seed=0)
+    assert found["per_class"]["c"]["sensitivity"]["value"] is None
+    assert found["balanced_accuracy"]["value"] == pytest.approx((19 / 20 + 1) / 2)
+    assert found["macro_f1"]["value"] == pytest.approx((38 / 39 + 1) / 2)
+
+
 def test_faultless_figures_of_few_groups_and_uneven_classes_stay_in_their_range() -> None:
     truth = np.array(["a"] * 59 + ["b"])
     groups = np.array([*np.arange(59) % 5, 5])
@@ -273,7 +314,7 @@ def test_undefined_figures_are_null_and_warn_of_nothing() -> None:
     assert holdout["per_class"]["c"]["sensitivity"] == nothing
     assert holdout["per_class"]["b"]["ppv"] == nothing
     assert holdout["per_class"]["c"]["auroc"]["value"] is None
-    assert holdout["balanced_accuracy"]["value"] is None
+    assert holdout["balanced_accuracy"]["value"] == 0.5
     assert holdout["per_class"]["b"]["sensitivity"]["value"] == 0.0
     assert format_estimate(nothing) == "undefined"
 
