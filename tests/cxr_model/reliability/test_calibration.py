@@ -179,8 +179,18 @@ def test_a_network_that_is_never_wrong_has_no_slope_and_warns_of_nothing() -> No
         warnings.simplefilter("error")
         found = measure(truth, np.eye(3)[truth], np.arange(60), temperature=TEMPERATURES[0])
     assert found["passed"]
-    assert found["after"]["slope"]["value"] is None
-    assert found["after"]["intercept"]["value"] is None
+    for figures in (found["before"], found["after"]):
+        assert figures["slope"]["value"] is None
+        assert figures["intercept"]["value"] is None
+        for name in ("ece", "brier", "nll"):
+            assert figures[name]["ci_high"] > 0.05, name
     assert found["after"]["ece"]["value"] == 0
     assert found["after"]["bins"][0]["ci_low"] > 0.9
     json.dumps(found, allow_nan=False)
+
+
+def test_a_dozen_films_without_a_miss_do_not_tell_that_a_network_is_calibrated() -> None:
+    truth = np.arange(12) % 3
+    found = measure(truth, np.eye(3)[truth] * 0.998 + 0.001, np.arange(12))
+    assert found["after"]["ece"]["ci_high"] > 0.2
+    assert found["passed"] is None
