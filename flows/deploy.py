@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from prefect.cli import app as prefect_cli
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import VariableCreate, WorkPoolCreate
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterName,
@@ -35,7 +35,6 @@ from prefect.workers.process import ProcessWorker
 
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, StackError
-from cxr_model.run_folder import read_json, write_json
 from flows.configuration import config_from_values
 from flows.run_id import model_name
 from flows.settings import Settings
@@ -47,6 +46,8 @@ PREDICTIONS_QUEUE = "predictions"
 TRAINING_QUEUE = "default"
 _APPLIED = "cxr_applied"
 """Variable of the Prefect server: the digest of what was applied last."""
+_PLAN = "cxr_plan"
+"""Likewise: the plan that 'cxr deploy' was told last."""
 NOTIFICATION = "cxr: notify on failure, crash or a red gate"
 _CONFIGURED = ("train", "crossval", "watch-dataset")
 """Deployments whose ``config`` is the operator's."""
@@ -54,7 +55,7 @@ _CONFIGURED = ("train", "crossval", "watch-dataset")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be deployed; the local stack keeps the last one and applies it again."""
+    """What is to be deployed; its server keeps the last one, to be applied again."""
 
     config: RunConfig = field(default_factory=RunConfig)
     schedules: dict[str, str] = field(default_factory=dict)
@@ -65,35 +66,36 @@ class Plan:
     pool: str = WORK_POOL
 
 
-def read_plan(settings: Settings) -> Plan:
-    """The plan kept in ``CXR_HOME``; without one, all schedules wait for 'cxr deploy'.
+def read_plan() -> Plan:
+    """The plan that the Prefect server keeps; without one, all schedules wait for 'cxr deploy'.
 
     Raises ``ConfigError`` for one that another version kept, or that is damaged.
     """
-    if not settings.deploy_plan.exists():
+    kept: Any = Variable.get(_PLAN)
+    if kept is None:
         return Plan(schedules_active=False)
     try:
-        values = read_json(settings.deploy_plan)
-        return Plan(**values | {"config": config_from_values(values["config"])})
+        return Plan(**kept | {"config": config_from_values(kept["config"])})
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{settings.deploy_plan}: cannot be applied ({error}); delete it, start the stack and "
-            "say 'cxr deploy' again"
+            f"variable {_PLAN} of the Prefect server: cannot be applied ({error}); another version "
+            "kept it: give 'cxr deploy' with its options again"
         ) from error
 
 
-def keep_plan(settings: Settings, plan: Plan) -> None:
-    write_json(settings.deploy_plan, asdict(plan))
+def keep_plan(plan: Plan) -> None:
+    Variable.set(_PLAN, asdict(plan), overwrite=True)
 
 
 def apply(plan: Plan, settings: Settings, *, is_kept: bool = False) -> list[str]:
     """Make the server of ``PREFECT_API_URL`` as ``plan`` says; returns what was applied.
 
-    Raises ``ConfigError`` for a schedule of no deployment or none that can be read, and for a
-    pool or block that does not exist. Of a plan that was kept such a block is left out: whoever
-    brings the stack up can make it only then.
+    Raises ``ConfigError`` for a schedule of no deployment or none that can be read, for a pool
+    or block that does not exist, and for a plan too long to be kept. Of a plan that was kept
+    such a block is left out: whoever brings the stack up can make it only then.
     """
     defined = definition(plan)
+    _require_short(plan)
     with get_client(sync_client=True) as client:
         try:
             automations = _automations(client, plan)  # refused before anything is changed
@@ -200,6 +202,16 @@ def _keep_what_was_set(client: SyncPrefectClient, defined: dict[str, Any]) -> No
         if found.global_concurrency_limit and "concurrency_limit" in own:
             limit = {"limit": found.global_concurrency_limit.limit}
             own["concurrency_limit"] = own["concurrency_limit"] | limit
+
+
+def _require_short(plan: Plan) -> None:
+    try:
+        VariableCreate(name=_PLAN, value=asdict(plan))
+    except ValueError as error:
+        raise ConfigError(
+            "the settings are longer than the 5,000 characters that a Prefect server keeps; name "
+            "the classes in a table (--set labels=FILE.csv) instead of by patterns"
+        ) from error
 
 
 def _cron(name: str, text: str) -> str:

@@ -1,6 +1,5 @@
 """What the environment says: where state lies and which servers are used."""
 
-import hashlib
 import os
 import platform
 import re
@@ -120,14 +119,6 @@ class Settings:
     def fetched_dir(self) -> Path:
         """Runs and models fetched from the bucket."""
         return self.home / "fetched"
-
-    @property
-    def deploy_plan(self) -> Path:
-        """What 'cxr deploy' was last asked for of this server; the local stack applies it again."""
-        if self.prefect_api_url in (None, self.local_api_url):
-            return self.home / "deploy.json"
-        server = hashlib.sha256(self.prefect_api_url.encode()).hexdigest()[:8]
-        return self.home / f"deploy-{server}.json"
 
     @property
     def logs_dir(self) -> Path:

@@ -27,7 +27,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
 
-from cxr_model.errors import StackError
+from cxr_model.errors import ConfigError, StackError
 from flows.settings import Settings
 from flows.stack import FOR_A_COMMAND, WORK_POOL
 from flows.submit import RESTART_TAG
@@ -91,7 +91,12 @@ def _apply_deployments() -> None:
     Thread(target=load_flows, daemon=True).start()
     _wait_for_server(os.environ["PREFECT_API_URL"])
     settings = Settings.from_environment()
-    apply_if_changed(read_plan(settings), settings)
+    try:
+        plan = read_plan()
+    except ConfigError as error:  # without the stack there is no 'cxr deploy'
+        print(f"the deployments stay as they are: {error}", file=sys.stderr, flush=True)
+        return
+    apply_if_changed(plan, settings)
 
 
 def _wait_for_server(api_url: str) -> None:

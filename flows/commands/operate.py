@@ -61,7 +61,7 @@ def deploy(
         bool,
         typer.Option(
             "--again",
-            help="As it was last said with this CXR_HOME; before that, with all schedules paused.",
+            help="As this server was last told; before that, with all schedules paused.",
         ),
     ] = False,
 ) -> None:
@@ -75,7 +75,7 @@ def deploy(
         _say_where(_use_api(settings))
         from flows.deploy import apply, read_plan
 
-        for line in apply(read_plan(settings), settings, is_kept=True):
+        for line in apply(read_plan(), settings, is_kept=True):
             out.print(line)
         return
     run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
@@ -87,7 +87,7 @@ def deploy(
     plan = Plan(config=run_config, schedules=schedules, notify=notify, pool=pool)
     for line in apply(plan, settings):
         out.print(line)
-    keep_plan(settings, plan)
+    keep_plan(plan)
 
 
 def status(as_json: Json = False) -> None:

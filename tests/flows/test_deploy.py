@@ -1,6 +1,7 @@
-"""What is deployed, as Prefect's own code reads it; the server is in `test_operation`."""
+"""What is deployed, as Prefect's own code reads it; a whole stack is in `test_operation`."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -14,14 +15,18 @@ import yaml
 from prefect.context import TagsContext
 from prefect.server.events.schemas.automations import Automation, EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
 from prefect.utilities.callables import parameter_schema
+from prefect.variables import Variable
 
 import flows.jobs
+import flows.worker
 from cxr_model.config import RunConfig
-from cxr_model.data_config import DataConfig
+from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import ConfigError
 from cxr_model.evidence_config import GateConfig
-from flows.deploy import Plan, _file, definition, keep_plan, read_plan
+from flows.deploy import Plan, _file, apply, definition, keep_plan, read_plan
 from flows.settings import Settings
 
 
@@ -59,25 +64,45 @@ def test_films_that_arrive_are_scored_by_the_model_of_the_deployed_data() -> Non
     assert "parameters" not in deployments(Plan(schedules_active=False))["predict"]
 
 
-def test_a_plan_is_of_one_server(tmp_path: Path) -> None:
-    """What was deployed to a cluster is not what the stack of this machine is to do."""
-    local = Settings(home=tmp_path)
-    remote = replace(local, prefect_api_url="https://prefect.example.org/api")
-    keep_plan(remote, Plan(pool="cxr-kubernetes"))
-    assert read_plan(remote).pool == "cxr-kubernetes"
-    assert read_plan(local) == Plan(schedules_active=False)
-    keep_plan(local, Plan(notify="slack-webhook/alerts"))
-    inside = replace(local, prefect_api_url=local.local_api_url)  # as the stack's own processes
-    assert read_plan(inside).notify == "slack-webhook/alerts"
-    assert read_plan(remote).notify == ""
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield PREFECT_API_URL.value()
 
 
-@pytest.mark.parametrize("kept", ["", "{}", '{"config": {"training": {"speed": 1}}}'])
-def test_a_plan_that_cannot_be_applied_is_named_with_the_way_out(tmp_path: Path, kept: str) -> None:
-    """The stack does not come up with it, and without the stack there is no 'cxr deploy'."""
-    (tmp_path / "deploy.json").write_text(kept)
-    with pytest.raises(ConfigError, match=r"deploy\.json: cannot be applied .*; delete it, start"):
-        read_plan(Settings(home=tmp_path))
+def test_a_plan_is_of_one_server(server: str) -> None:
+    """Whatever its address is called: what was told it by one name is what it does by another."""
+    assert read_plan() == Plan(schedules_active=False)
+    plan = Plan(schedules={"train": "off"}, notify="slack-webhook/alerts", pool="cxr-kubernetes")
+    keep_plan(plan)
+    assert "127.0.0.1" in server
+    with temporary_settings({PREFECT_API_URL: server.replace("127.0.0.1", "localhost")}):
+        assert read_plan() == plan
+    keep_plan(Plan())
+    assert read_plan() == Plan()
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("kept", ["", {}, {"config": {"training": {"speed": 1}}}])
+def test_a_plan_that_cannot_be_applied_is_named_with_the_way_out(
+    kept: str | dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Variable.set("cxr_plan", kept, overwrite=True)
+    told = "variable cxr_plan of the Prefect server: cannot be applied .* give 'cxr deploy' with"
+    with pytest.raises(ConfigError, match=told):
+        read_plan()
+    # The stack comes up all the same: without it there is no 'cxr deploy'.
+    monkeypatch.setattr(flows.worker, "end_with_parent", lambda _: None)
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
+    flows.worker._apply_deployments()
+    assert re.fullmatch(f"the deployments stay as they are: {told}.*\n", capsys.readouterr().err)
+
+
+def test_a_plan_that_no_server_would_keep_is_refused(tmp_path: Path) -> None:
+    patterns = {f"class-{number}": [f"{number}*"] for number in range(200)}
+    config = replace(RunConfig(), labels=LabelConfig(patterns=patterns))
+    with pytest.raises(ConfigError, match=r"longer than the 5,000 characters .* in a table"):
+        apply(Plan(config=config), Settings(home=tmp_path))
 
 
 @pytest.mark.parametrize(

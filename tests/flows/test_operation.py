@@ -134,6 +134,9 @@ def test_deployed_twice_is_the_same(stack: Shell, api: Api, films: Path) -> None
     assert parameters == kept["parameters"]
     stack.ok("deploy", "--data", films, *ONE_EPOCH, "--schedule", "predict=off")
     assert deployed(api) == first
+    localhost = stack.settings.local_api_url.replace("127.0.0.1", "localhost")
+    stack.ok("deploy", "--again", PREFECT_API_URL=localhost)
+    assert deployed(api) == first
     predict = api.get("/deployments/name/predict/predict")
     assert predict["job_variables"] == asked["job_variables"]
     assert predict["global_concurrency_limit"]["limit"] == asked["concurrency_limit"]

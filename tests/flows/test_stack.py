@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from cxr_model.errors import StackError
-from flows.deploy import Plan, keep_plan
 from flows.embedded_store import free_port
 from flows.settings import Settings, prefect_environment
 from flows.stack import (
@@ -66,7 +65,12 @@ def listening_addresses() -> set[str]:
 def test_two_commands_share_a_stack_that_leaves_nothing_behind(settings: Settings) -> None:
     told: list[str] = []
     joined, may_end = Event(), Event()
-    keep_plan(settings, Plan(schedules={"watch-dataset": "* * * * *"}))
+    keep = "keep_plan(Plan(schedules={'watch-dataset': '* * * * *'}))"
+    subprocess.run(  # where the stack's server will find it
+        [sys.executable, "-c", f"from flows.deploy import Plan, keep_plan; {keep}"],
+        env={**os.environ, **prefect_environment(settings)},
+        check=True,
+    )
 
     def tell(line: str) -> None:
         told.append(line)
