@@ -186,10 +186,12 @@ def definition(plan: Plan) -> dict[str, Any]:
 def _keep_what_was_set(client: SyncPrefectClient, defined: dict[str, Any]) -> None:
     """What operators set in the forms of deployments stays: Prefect's command would reset it.
 
-    Parameters of those that no option of 'cxr deploy' configures; of all, how many runs may be
-    at work at once, and what their infrastructure is asked for.
+    Parameters of those that no option of 'cxr deploy' configures, unless they are what it gave
+    them last time; of all, how many runs may be at work at once, and what their infrastructure
+    is asked for.
     """
     ours = {each["name"]: each for each in defined["deployments"]}
+    given = _last_parameters()
     for found in client.read_deployments(
         deployment_filter=DeploymentFilter(
             name=DeploymentFilterName(any_=list(ours)), tags=DeploymentFilterTags(all_=["cxr"])
@@ -197,11 +199,23 @@ def _keep_what_was_set(client: SyncPrefectClient, defined: dict[str, Any]) -> No
     ):
         own = ours[found.name]
         if found.name not in _CONFIGURED:
-            own["parameters"] = found.parameters | own.get("parameters", {})
+            last = given.get(found.name, {}).items()
+            own["parameters"] = own.get("parameters", {}) | {
+                name: value for name, value in found.parameters.items() if (name, value) not in last
+            }
         own["work_pool"] = own["work_pool"] | {"job_variables": found.job_variables}
         if found.global_concurrency_limit and "concurrency_limit" in own:
             limit = {"limit": found.global_concurrency_limit.limit}
             own["concurrency_limit"] = own["concurrency_limit"] | limit
+
+
+def _last_parameters() -> dict[str, dict[str, Any]]:
+    """What the plan before this one gave each deployment."""
+    try:
+        defined = definition(read_plan())
+    except ConfigError:  # of another version: what is there may be the operator's
+        return {}
+    return {each["name"]: each.get("parameters", {}) for each in defined["deployments"]}
 
 
 def _require_short(plan: Plan) -> None:

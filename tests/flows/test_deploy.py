@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 import yaml
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import TagsContext
 from prefect.server.events.schemas.automations import Automation, EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
@@ -26,7 +27,7 @@ from cxr_model.config import RunConfig
 from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import ConfigError
 from cxr_model.evidence_config import GateConfig
-from flows.deploy import Plan, _file, apply, definition, keep_plan, read_plan
+from flows.deploy import Plan, _file, _keep_what_was_set, apply, definition, keep_plan, read_plan
 from flows.settings import Settings
 
 
@@ -64,6 +65,35 @@ def test_films_that_arrive_are_scored_by_the_model_of_the_deployed_data() -> Non
     assert "parameters" not in deployments(Plan(schedules_active=False))["predict"]
 
 
+def plan_for(source: str) -> Plan:
+    return Plan(config=replace(RunConfig(), data=DataConfig(source=source)))
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({}, {"model": "thorax"}),
+        ({"model": "chest"}, {"model": "thorax"}),  # what the last plan gave it
+        ({"model": "chest", "prefix": "ward"}, {"model": "thorax", "prefix": "ward"}),
+        ({"model": "lungs", "prefix": "ward"}, {"model": "lungs", "prefix": "ward"}),
+    ],
+)
+def test_the_model_of_films_that_arrive_follows_the_data_unless_it_was_set(
+    found: dict[str, str], expected: dict[str, str]
+) -> None:
+    keep_plan(plan_for("s3://radiology/chest"))
+    there = SimpleNamespace(
+        name="predict", parameters=found, job_variables={}, global_concurrency_limit=None
+    )
+    defined = definition(plan_for("s3://radiology/thorax"))
+    _keep_what_was_set(
+        cast(SyncPrefectClient, SimpleNamespace(read_deployments=lambda **_: [there])), defined
+    )
+    (predict,) = (each for each in defined["deployments"] if each["name"] == "predict")
+    assert predict["parameters"] == expected
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     with prefect_test_harness(server_startup_timeout=120):
@@ -72,6 +102,7 @@ def server() -> Iterator[str]:
 
 def test_a_plan_is_of_one_server(server: str) -> None:
     """Whatever its address is called: what was told it by one name is what it does by another."""
+    Variable.unset("cxr_plan")
     assert read_plan() == Plan(schedules_active=False)
     plan = Plan(schedules={"train": "off"}, notify="slack-webhook/alerts", pool="cxr-kubernetes")
     keep_plan(plan)
