@@ -25,6 +25,7 @@ from cxr_model.film_files import FilmFile, check_film_size, is_film
 from cxr_model.predict import Predictor, score
 from cxr_model.reliability.judgement import ABSTAINED, OUTLIER
 from cxr_model.run_folder import RunFolder, sha256_file
+from tasks.registry import find_champion, list_models
 from tasks.retries import storage_task
 from tasks.storage import ObjectStore, StoredObject, in_parallel
 from tasks.storage_errors import MissingObjectError
@@ -84,6 +85,14 @@ def find_new_films(location: StoreLocation, prefix: str) -> list[InboxFilm]:
     new = [film for film in found if (film.key, film.etag) not in known]
     get_run_logger().info("%s: %d films, %d new", location.uri(prefix), len(found), len(new))
     return new
+
+
+@storage_task()
+def lacks_champion(location: StoreLocation, model: str) -> bool:
+    """Whether ``model`` has no champion yet; without a name, whether no model has one."""
+    with ObjectStore(location) as store:
+        models = [model] if model else list_models(store)
+        return not any(find_champion(store, each) for each in models)
 
 
 @storage_task(task_run_name="score-{batch}")

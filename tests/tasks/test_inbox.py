@@ -2,6 +2,8 @@
 
 import io
 import logging
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,12 +14,16 @@ from cxr_model.run_folder import RunFolder
 from tasks.inbox import (
     InboxFilm,
     find_new_films,
+    lacks_champion,
     name_batch,
     predictions_prefix,
     read_ledger,
     score_batch,
 )
+from tasks.registry import decide, promotion, register_version
+from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
+from tests.tiny_model import write_tiny_run
 
 
 def film(grey: int) -> bytes:
@@ -129,6 +135,22 @@ def test_copies_alone_leave_a_record_and_no_table(
     assert score(store, tiny_model, "second") == 1
     keys = [stored.key for stored in store.list_objects("predictions/inbox/second/")]
     assert keys == ["predictions/inbox/second/BATCH.json"]
+
+
+def test_films_wait_for_the_champion_of_their_model(
+    store: ObjectStore, headline: dict[str, Any], tmp_path: Path
+) -> None:
+    assert lacks_champion.fn(store.location, "chest")
+    assert lacks_champion.fn(store.location, "")
+    run = RunFolder(tmp_path)
+    write_tiny_run(run, "first", seed=0)
+    publish_run(store, run, "first", headline)
+    version = register_version(store, "chest", "first")
+    assert lacks_champion.fn(store.location, "chest")  # registered, but nobody chose it
+    decide(store, "chest", lambda now: promotion(now, version, who="a test", why="new"))
+    assert not lacks_champion.fn(store.location, "chest")
+    assert not lacks_champion.fn(store.location, "")
+    assert lacks_champion.fn(store.location, "thorax")
 
 
 def test_names_of_batches_and_their_place_follow_from_films_and_prefix() -> None:
