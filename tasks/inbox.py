@@ -169,8 +169,12 @@ def name_batch(moment: datetime, films: list[InboxFilm]) -> str:
 
 
 def predictions_prefix(prefix: str) -> str:
-    """Where the predictions of the films below ``prefix`` lie."""
-    return f"predictions/{re.sub(r'[^A-Za-z0-9._-]+', '-', prefix.strip('/')) or 'inbox'}/"
+    """Where the predictions of the films below ``prefix`` lie, and those of no other prefix."""
+    prefix = prefix.strip("/")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", prefix)
+    if name != prefix:  # "ward/3" and "ward 3" are two, and "ward-3" is a third
+        name += f"-{hashlib.sha256(prefix.encode()).hexdigest()[:8]}"
+    return f"predictions/{name}/"
 
 
 def _is_film(stored: StoredObject, prefix: str) -> bool:

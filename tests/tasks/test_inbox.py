@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -159,4 +160,8 @@ def test_names_of_batches_and_their_place_follow_from_films_and_prefix() -> None
     assert name_batch(moment, films) == name_batch(moment, list(films))
     assert name_batch(moment, films) != name_batch(moment, [InboxFilm("inbox/a.png", "2", 9)])
     assert name_batch(moment, films).startswith("20260131-101530-")
-    assert predictions_prefix("/ward 3/in/") == "predictions/ward-3-in/"
+    assert predictions_prefix("ward-3") == predictions_prefix("/ward-3/") == "predictions/ward-3/"
+    assert predictions_prefix("/ward/3/") == predictions_prefix("ward/3")
+    places = {predictions_prefix(prefix) for prefix in ("ward-3", "ward 3", "ward/3", "ward//3")}
+    assert len(places) == 4
+    assert all(re.fullmatch(r"predictions/ward-3(-[0-9a-f]{8})?/", place) for place in places)
