@@ -1,4 +1,4 @@
-"""Look whether the films changed since they were last trained on, and say so once."""
+"""Look whether the films changed since they were last trained on, and say so once a day."""
 
 from prefect import flow
 
@@ -13,7 +13,7 @@ from tasks.dataset_state import announce_change, look_at_source
 def watch_dataset(config: RunConfig = RunConfig()) -> bool:  # noqa: B008 (frozen)
     """Emit ``cxr.dataset.updated`` where the source is new; returns whether it was.
 
-    A change is announced once, even where no training follows or it fails.
+    A change is announced once, and again after a day where no training has followed.
 
     Args:
         config: Those of the training; the source of films is looked at.

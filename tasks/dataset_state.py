@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tasks.storage_location import StoreLocation
 
 DATASET_UPDATED = "cxr.dataset.updated"
 """Event of a source that changed; its resource is ``cxr.dataset.<name>``."""
+_AGAIN_AFTER = timedelta(hours=23)  # a daily look comes some seconds early or late
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,23 @@ def look_at_source(config: RunConfig, store: StoreLocation) -> SourceState:
 
 @storage_task()
 def announce_change(location: StoreLocation, name: str, state: SourceState) -> bool:
-    """Emit ``cxr.dataset.updated`` for a state neither trained on nor announced before."""
+    """Emit ``cxr.dataset.updated`` for a state neither trained on nor announced since yesterday.
+
+    The event may be lost on its way, or the training that follows it fail: it is emitted again
+    every day until one was published.
+    """
     logger = get_run_logger()
     with ObjectStore(location) as store:
-        for kind in ("trained", "announced"):
-            if _read(store, _key(name, kind, state)) == state.digest:
-                logger.info("%s: as when it was last %s", state.source, kind)
+        if _read(store, _key(name, "trained", state)).get("digest") == state.digest:
+            # Else a change that is undone and made again would count as announced.
+            store.delete(_key(name, "announced", state))
+            logger.info("%s: as when it was last trained on", state.source)
+            return False
+        last = _read(store, _key(name, "announced", state))
+        if last.get("digest") == state.digest:
+            age = datetime.now(UTC) - datetime.fromisoformat(last["when"])
+            if age < _AGAIN_AFTER:
+                logger.info("%s: as when it was announced at %s", state.source, last["when"])
                 return False
         event = emit_event(
             event=DATASET_UPDATED,
@@ -96,11 +108,12 @@ def _key(name: str, kind: str, state: SourceState) -> str:
     return f"datasets/{name}-{mark}/{kind}.json"
 
 
-def _read(store: ObjectStore, key: str) -> str:
+def _read(store: ObjectStore, key: str) -> dict[str, str]:
     try:
-        return str(json.loads(store.read_bytes(key))["digest"])
+        record: dict[str, str] = json.loads(store.read_bytes(key))
     except MissingObjectError:
-        return ""
+        return {}
+    return record
 
 
 def _write(store: ObjectStore, key: str, state: SourceState) -> None:
