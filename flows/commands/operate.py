@@ -56,7 +56,9 @@ def deploy(
             metavar="TYPE/NAME", help="Notification block for failures, crashes and red gates."
         ),
     ] = "",
-    pool: Annotated[str, typer.Option(help="Work pool; made where there is none.")] = "cxr-local",
+    pool: Annotated[
+        str, typer.Option(help="Work pool; any but cxr-local is made by its worker.")
+    ] = "cxr-local",
     again: Annotated[
         bool,
         typer.Option(
