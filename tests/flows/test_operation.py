@@ -151,6 +151,24 @@ def test_deployed_twice_is_the_same(stack: Shell, api: Api, films: Path) -> None
     assert len(first["automations"]) == len(set(first["automations"])) == 4
 
 
+def test_films_that_arrive_together_are_one_run_that_sees_them_all(
+    stack: Shell, api: Api, films: Path
+) -> None:
+    """Also before the first champion: the films wait, and the run does not fail."""
+    keys = [f"inbox/early-{number}.jpg" for number in range(3)]
+    with ObjectStore(stack.settings.store) as store:
+        for key, path in zip(keys, (films / "COVID-19").glob("*.jpg"), strict=False):
+            store.upload_file(path, key)
+            api.emit("cxr.films.arrived", "cxr.inbox.inbox")
+        wait_until(lambda: api.runs("predict"))
+        api.wait(api.runs("predict")[0]["id"])
+        assert len(api.runs("predict")) == 1
+        found = {each["key"]: each for each in api.filter("artifacts/latest")}
+        assert found["predictions"]["data"].startswith("3 films wait: model chest has no champion")
+        for key in keys:
+            store.delete(key)
+
+
 def test_the_form_of_a_deployment_describes_its_settings(api: Api) -> None:
     (train,) = (each for each in api.filter("deployments") if each["name"] == "train")
     settings = train["parameter_openapi_schema"]["definitions"]["TrainingConfig"]["properties"]
@@ -234,9 +252,7 @@ def test_films_that_arrive_are_scored_once_each(stack: Shell, api: Api, films: P
         for key, path in (("a.jpg", found[0]), ("b.jpg", found[1]), ("copy.jpg", found[0])):
             store.upload_file(path, f"inbox/{key}")
         store.write_bytes("inbox/broken.jpg", b"no film")
-        api.emit("cxr.films.arrived", "cxr.inbox.inbox")
-        wait_until(lambda: api.runs("predict"))
-        api.wait(api.runs("predict")[0]["id"])
+        api.wait(api.start("predict"))
         store.upload_file(found[2], "inbox/ward/c.jpg")
         api.wait(api.start("predict"))
         api.wait(api.start("predict"))
