@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from cxr_model.shortcuts.scores import Figure, Judge, one_hot
+from cxr_model.metrics import mean_of_rates, proportion_interval
+from cxr_model.shortcuts.scores import Judge, one_hot
 
 
 def make_judge(num_films: int = 90, num_classes: int = 3) -> Judge:
@@ -21,11 +22,11 @@ def test_balanced_accuracy_and_one_against_rest_agree_with_scikit_learn() -> Non
     judge = make_judge(91)
     called_N = np.random.default_rng(1).integers(3, size=91)
     called_NC = one_hot(called_N, 3)
-    value, drawn_B, _ = judge.balanced_accuracy(called_NC)
+    value, drawn_B, *_ = judge.balanced_accuracy(called_NC)
     assert value == pytest.approx(balanced_accuracy_score(judge.truth_N, called_N))
     assert np.percentile(drawn_B, 2.5) < value < np.percentile(drawn_B, 97.5)
     for label in range(3):
-        value, drawn_B, _ = judge.one_against_rest(called_NC, label)
+        value, drawn_B, *_ = judge.one_against_rest(called_NC, label)
         expected = balanced_accuracy_score(judge.truth_N == label, called_N == label)
         assert value == pytest.approx(expected)
         assert drawn_B.shape == (400,)
@@ -50,6 +51,20 @@ def test_draws_without_a_film_of_a_part_are_left_out() -> None:
     judge = make_judge(12)
     only_first = np.arange(12) < 2  # one group
     point_1, drawn_1B = judge.means(np.ones((1, 12)), only_first[None])
-    estimate = judge.estimate(Figure(float(point_1[0]), drawn_1B[0]), 2)
     assert np.isnan(drawn_1B).any()
-    assert estimate == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0, "n": 2}
+    estimate = judge.estimate(mean_of_rates(point_1, drawn_1B, np.array([1])), 2)
+    assert estimate == proportion_interval(1, 1) | {"n": 2}
+    assert estimate["ci_low"] < 0.25
+
+
+def test_a_difference_has_the_width_of_what_both_do_not_share() -> None:
+    """Wilson's ends widen each rate's own interval; one of two probes that agree, not theirs."""
+    judge = make_judge()
+    called_N = judge.truth_N.copy()
+    called_N[:6] = (called_N[:6] + 1) % 3
+    figure = judge.balanced_accuracy(one_hot(called_N, 3))
+    same = judge.estimate(figure.less(figure))
+    assert (same["ci_low"], same["ci_high"]) == (0.0, 0.0)
+    perfect = judge.balanced_accuracy(one_hot(judge.truth_N, 3))
+    both = judge.estimate(perfect.less(perfect))
+    assert both["ci_low"] < 0 < both["ci_high"]
