@@ -63,7 +63,7 @@ def test_the_figures_of_metrics_json_stand_on_the_page(run: RunFolder, page: str
         "0.833 (0.61–0.94)", "decoded 0 bytes", "5e5e5e5e", "settings.seed", "3 min 07 s",
         "training.widths", "16, 32", "2.15.0", "0123456789abcdef", "393,000 weights",
         "0 groups and 0 digests stand in more than one split", "These films are drawn.",
-        "Some patients are unknown.",
+        "Some patients are unknown.", "the interval is widened to Wilson's",
     ):  # fmt: skip
         assert fact in text, fact
 
