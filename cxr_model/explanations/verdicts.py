@@ -31,8 +31,8 @@ MOST_SAMPLED_DELTA = 0.25
 
 _DRAWS = 2000
 _FAILURES = {
-    "insertion": "what it points at does not raise the probability more than a baseline does",
-    "deletion": "what it points at does not lower the probability more than a baseline does",
+    "insertion": "what it points at is not shown to raise the probability more than a baseline",
+    "deletion": "what it points at is not shown to lower the probability more than a baseline",
     "randomised-spearman": "it ranks places alike when all weights are random",
     "randomised-ssim": "it looks alike when all weights are random",
     "repeatability": "another seed gives another map",

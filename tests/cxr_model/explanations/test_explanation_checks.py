@@ -275,5 +275,11 @@ def test_a_baseline_is_beaten_only_where_the_paired_interval_clears_zero() -> No
     assert clear["passed"]
     assert clear["threshold"] == pytest.approx(0.55)
     unclear = {"random": lower, "centre": mixed}
-    assert not paired_check("insertion", "t", values, unclear, "higher", **drawn)["passed"]
+    undecided = paired_check("insertion", "t", values, unclear, "higher", **drawn)
+    assert not undecided["passed"]
+    assert judge("M", [undecided]) == (
+        False,
+        "M failed: insertion (what it points at is not shown to raise the probability more than "
+        "a baseline).",
+    )
     assert not paired_check("deletion", "t", values, {"random": lower}, "lower", **drawn)["passed"]
