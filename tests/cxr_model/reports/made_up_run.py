@@ -298,6 +298,7 @@ def explanation_record(*, passed: bool) -> dict[str, Any]:
     check = {
         "name": "deletion", "title": "Deletion", "value": share(0.3), "threshold": 0.4,
         "better": "lower", "passed": passed, "decides": True, "reference": {"random": 0.5},
+        "gain": {"random": {"value": 0.2, "ci_low": -0.01 + 0.1 * passed, "ci_high": 0.4, "n": 6}},
     }  # fmt: skip
     aside = check | {"name": "infidelity", "title": "Infidelity", "decides": False}
     curves = {"share": [0.0, 0.5, 1.0], "insertion": [0.3, 0.6, 0.9], "deletion": [0.9, 0.6, 0.3]}

@@ -253,7 +253,7 @@ def test_no_heat_map_stands_without_the_verdict_of_its_method(tmp_path: Path) ->
     assert ("wrong", "failed") in verdicts
 
 
-def test_a_check_that_decides_nothing_says_so_beside_its_verdict(tmp_path: Path) -> None:
+def test_a_check_shows_the_gain_it_is_decided_by_and_says_where_it_decides_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path, ["normal", "covid"])
     write_evidence(run, ["normal", "covid"], is_good=False)
     page = build_report(run).read_text(encoding="utf-8")
@@ -261,6 +261,8 @@ def test_a_check_that_decides_nothing_says_so_beside_its_verdict(tmp_path: Path)
     told = {title: "decides nothing" in row for title, row in rows}
     assert told["Infidelity"]
     assert not told["Deletion"]
+    (deletion,) = (row for title, row in rows if title == "Deletion")
+    assert "random 0.500</span><span class=\"n\">gain 0.200 (-0.01 to 0.40)</span>" in deletion
 
 
 def test_mean_maps_tell_how_many_films_they_are_of_on_the_page(tmp_path: Path) -> None:
