@@ -6,6 +6,7 @@
   const data = JSON.parse(byId("report-data").textContent);
   const films = data.films;
   const PAGE = 48;
+  const PRINTED = 24;
 
   const make = (tag, properties = {}, ...children) => {
     const element = Object.assign(document.createElement(tag), properties);
@@ -69,6 +70,8 @@
     for (const [outcome, title] of Object.entries(titles))
       byId(`explore-${outcome}`).setAttribute(
         "aria-label", `${counts[outcome]} films of ${name} ${title}: show them`);
+    byId("explore-chosen").textContent = // paper has no controls that would tell it
+      `${name} at a threshold of ${level(view.threshold)}, prevalence ${view.prevalence_percent} %`;
     say("explore-status", `${name} at ${level(view.threshold)}: sensitivity ${share(found)}, ` +
       `specificity ${share(left)}, PPV ${rates.ppv}, NPV ${rates.npv}`);
   };
@@ -219,10 +222,16 @@
 
   const showFilms = () => {
     const found = chosenFilms(), part = found.slice(0, shown);
-    byId("gallery-cards").replaceChildren(...part.map(card));
+    const cards = part.map(card);
+    for (const each of cards.slice(PRINTED)) each.classList.add("screen-only");
+    byId("gallery-cards").replaceChildren(...cards);
     const about = special ? `: ${special.title}` : "";
-    const some = part.length < found.length ? `, ${part.length} shown` : "";
-    byId("gallery-status").textContent = `${found.length} of ${films.length} films${about}${some}`;
+    const some = (count, className) => make("span", {
+      className, textContent: count < found.length ? `, ${count} shown` : "",
+    });
+    byId("gallery-status").replaceChildren(
+      `${found.length} of ${films.length} films${about}`, some(part.length, "screen-only"),
+      some(Math.min(part.length, PRINTED), "print-only"));
     byId("gallery-more").hidden = part.length === found.length;
     byId("gallery-more").textContent = `Show ${Math.min(PAGE, found.length - part.length)} more`;
     byId("gallery-clear").hidden = found.length === films.length;

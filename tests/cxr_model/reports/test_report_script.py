@@ -316,8 +316,16 @@ def test_without_a_script_every_table_is_there(run: RunFolder, browser: Any, wid
     context.close()
 
 
-def test_paper_shows_figures_without_controls(tab: Any, tmp_path: Path) -> None:
+def test_paper_shows_figures_and_what_the_controls_were_set_to(tab: Any, tmp_path: Path) -> None:
+    tab.locator("#explore-class").select_option("1")
+    tab.locator("#explore-threshold").fill("0.731")
+    tab.locator("#explore-prevalence").fill("12.5")
+    assert not tab.locator("#explore-chosen").is_visible()
+    status = tab.locator("#gallery-status")
+    assert status.inner_text() == "90 of 90 films, 48 shown"
     tab.emulate_media(media="print")
+    assert text(tab, "chosen") == "pneumonia at a threshold of 0.731, prevalence 12.5 %"
+    assert status.inner_text() == "90 of 90 films, 24 shown"
     assert not tab.locator(".controls").first.is_visible()
     assert tab.locator("#explore-sensitivity").is_visible()
     assert tab.locator("#gallery-cards > li:visible").count() == 24
