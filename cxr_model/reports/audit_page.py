@@ -12,6 +12,7 @@ from cxr_model.run_folder import atomic_path
 ALT = {
     "hygiene-grey-levels": "Share of the pixels by grey level, a line for each class",
     "hygiene-sizes": "Width, height, aspect and grey of the border by class",
+    "hygiene-files": "Formats, modes and JPEG quality by class",
     "hygiene-told-apart": "Balanced accuracy of each property of the files alone",
 }
 

@@ -12,17 +12,23 @@ from cxr_model.reports.figures import BLUE, DASHES, MUTED, PALETTE, VERMILLION, 
 
 MOST_CLASSES = 12
 """Classes drawn; more lines nobody tells apart."""
+HATCHES = ("", "////", "....", "xxxx", "----")
+"""Of the pieces of a bar, which tell them apart in a grey print."""
 
 
 @styled
 def hygiene_figures(record: Mapping[str, Any]) -> dict[str, Figure]:
     """Figures of an ``evidence/hygiene.json``, by the file names they go under.
 
-    ``hygiene-grey-levels``, ``hygiene-sizes`` and, where there are any figures of it,
-    ``hygiene-told-apart``.
+    ``hygiene-grey-levels``, ``hygiene-sizes``, ``hygiene-files`` and, where there are any
+    figures of it, ``hygiene-told-apart``.
     """
     classes = dict(list(record["fingerprint"].items())[:MOST_CLASSES])
-    figures = {"hygiene-grey-levels": _grey_levels(classes), "hygiene-sizes": _sizes(classes)}
+    figures = {
+        "hygiene-grey-levels": _grey_levels(classes),
+        "hygiene-sizes": _sizes(classes),
+        "hygiene-files": _files(classes),
+    }
     if record["told_apart_by"]:
         figures["hygiene-told-apart"] = _told_apart(record["told_apart_by"])
     return figures
@@ -61,12 +67,47 @@ def _sizes(classes: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_ranges(axes: Axes, spreads: Mapping[str, Mapping[str, float]]) -> None:
+def _files(classes: Mapping[str, Any]) -> Figure:
+    """Shares of the formats and of the modes, and the range of JPEG quality, a row a class."""
+    figure = Figure(figsize=(WIDTH, 3 * (0.75 + 0.22 * len(classes))), layout="constrained")
+    formats, modes, quality = figure.subplots(3)
+    for axes, name in ((formats, "formats"), (modes, "modes")):
+        _draw_shares(axes, {label: films[name] for label, films in classes.items()})
+        axes.set_xlabel(f"{name} (% of the films)")
+    _draw_ranges(quality, {label: films["jpeg_quality"] for label, films in classes.items()})
+    quality.set(xlabel="JPEG quality (no bar: no JPEGs)", xlim=(0, 101))
+    return figure
+
+
+def _draw_shares(axes: Axes, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """A bar a class, a piece of it for each kind of file."""
+    kinds = sorted({kind for numbers in counts.values() for kind in numbers})
+    ends = np.zeros(len(counts))
+    for kind, color, hatch in zip(kinds, cycle(PALETTE), cycle(HATCHES), strict=False):
+        shares = np.array(
+            [100 * each.get(kind, 0) / sum(each.values()) for each in counts.values()]
+        )
+        axes.barh(
+            range(len(counts)), shares, 0.7, ends,
+            color=color, hatch=hatch, edgecolor="white", linewidth=0, label=kind,
+        )  # fmt: skip
+        ends += shares
+    axes.set_xlim(0, 100)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, borderpad=0)
+    _name_rows(axes, list(counts))
+
+
+def _draw_ranges(axes: Axes, spreads: Mapping[str, Mapping[str, float] | None]) -> None:
     for row, (spread, color) in enumerate(zip(spreads.values(), cycle(PALETTE), strict=False)):
-        axes.plot([spread["p5"], spread["p95"]], [row, row], color=color, linewidth=3)
-        axes.plot(spread["median"], row, "o", color=color, markersize=6)
-    axes.set_yticks(range(len(spreads)), list(spreads))
-    axes.set_ylim(len(spreads) - 0.5, -0.5)
+        if spread is not None:
+            axes.plot([spread["p5"], spread["p95"]], [row, row], color=color, linewidth=3)
+            axes.plot(spread["median"], row, "o", color=color, markersize=6)
+    _name_rows(axes, list(spreads))
+
+
+def _name_rows(axes: Axes, labels: list[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
 

@@ -27,7 +27,8 @@ ELSEWHERE = {"risk-coverage": "abstention", "operating-points": "operating"}
 """Drawings that stand in another section than the rest of their part."""
 CAPTIONS = {
     "hygiene-grey-levels": "Grey levels of each class's films.",
-    "hygiene-sizes": "Width and height of each class's films.",
+    "hygiene-sizes": "Width, height, aspect and border of each class's films.",
+    "hygiene-files": "Formats, modes and JPEG quality of each class's files.",
     "hygiene-told-apart": "How well one property alone tells the classes apart.",
     "reliability-before": "Reliability as trained: on the diagonal, a probability means what it "
     "says.",

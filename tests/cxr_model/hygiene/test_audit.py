@@ -130,7 +130,7 @@ def test_the_page_stands_alone(
     assert "films &amp; more" in page
     assert "<script>" not in page
     assert "http" not in page.replace("http-equiv", "")
-    assert page.count("data:image/svg+xml;base64,") == 3
+    assert page.count("data:image/svg+xml;base64,") == 4
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -21,6 +21,8 @@ from cxr_model.explanations.figure import (
 from cxr_model.metrics import evaluate_predictions
 from cxr_model.reports import figures
 from cxr_model.reports.architecture_figure import architecture_figure, short_kind
+from cxr_model.reports.hygiene_figures import hygiene_figures
+from tests.cxr_model.reports.made_up_run import hygiene_record
 
 ODD_NAMES = ["_normal", "$x^2$ & <b>", "a name much too long to be drawn in full"]
 LAYERS = [
@@ -176,3 +178,21 @@ def test_tiles_are_small_jpegs_and_panels_line_them_up() -> None:
     panel = explanation_panel("title", [[("film", tile), ("map", tile)], [("film", tile)]])
     assert panel.width > 2 * TILE_PX
     assert panel.height > 2 * TILE_PX
+
+
+def test_formats_modes_and_jpeg_quality_are_drawn_for_each_class() -> None:
+    record = hygiene_record(["normal", "covid"])
+    record["fingerprint"]["covid"] = record["fingerprint"]["covid"] | {
+        "formats": {"JPEG": 30, "PNG": 10},
+        "jpeg_quality": {"p5": 70.0, "median": 90.0, "p95": 95.0},
+    }
+    formats, modes, quality = hygiene_figures(record)["hygiene-files"].axes
+    widths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in formats.containers}
+    assert widths == {"JPEG": [0, 75], "PNG": [100, 25]}
+    hatches = [bars[0].get_hatch() for bars in formats.containers]
+    assert len(set(hatches)) == 2  # told apart without colour
+    assert [bars.get_label() for bars in modes.containers] == ["L"]
+    line, point = quality.lines  # of covid alone
+    assert list(line.get_xdata()) == [70, 95]
+    assert list(point.get_xdata()) == [90]
+    assert list(line.get_ydata()) == [1, 1]

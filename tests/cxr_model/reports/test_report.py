@@ -193,6 +193,13 @@ def test_each_part_of_the_evidence_has_a_section_and_the_gates_stand_by_the_accu
     assert results.count("✓ passed") == 4
     assert "Accuracy above what no-lung evidence gives" in results
     assert 'role="alert"' not in page
+    titles = re.findall(r'<th scope="col">([^<]*)</th>', page[page.index("Fingerprint of each") :])
+    assert titles[:10] == [
+        "Class", "Films", "Width", "Height", "Width / height", "Mean grey", "Border",
+        "JPEG quality", "Formats", "Modes",
+    ]  # fmt: skip
+    assert page.count("<td>no JPEGs</td>") == len(classes)
+    assert 'alt="Formats, modes and JPEG quality of each class&#39;s files; the tables' in page
     assert '<th scope="row">Perhaps no radiograph</th><td class="number">1,234</td>' in page
     assert '<th scope="row">Copies in different classes</th><td class="number">567</td>' in page
     assert page.count("the same bytes or the same picture") == 2
@@ -253,7 +260,9 @@ def test_no_heat_map_stands_without_the_verdict_of_its_method(tmp_path: Path) ->
     assert ("wrong", "failed") in verdicts
 
 
-def test_a_check_shows_the_gain_it_is_decided_by_and_says_where_it_decides_nothing(tmp_path: Path) -> None:
+def test_a_check_shows_the_gain_it_is_decided_by_and_says_where_it_decides_nothing(
+    tmp_path: Path,
+) -> None:
     run = make_run(tmp_path, ["normal", "covid"])
     write_evidence(run, ["normal", "covid"], is_good=False)
     page = build_report(run).read_text(encoding="utf-8")
@@ -262,7 +271,7 @@ def test_a_check_shows_the_gain_it_is_decided_by_and_says_where_it_decides_nothi
     assert told["Infidelity"]
     assert not told["Deletion"]
     (deletion,) = (row for title, row in rows if title == "Deletion")
-    assert "random 0.500</span><span class=\"n\">gain 0.200 (-0.01 to 0.40)</span>" in deletion
+    assert 'random 0.500</span><span class="n">gain 0.200 (-0.01 to 0.40)</span>' in deletion
 
 
 def test_mean_maps_tell_how_many_films_they_are_of_on_the_page(tmp_path: Path) -> None:
