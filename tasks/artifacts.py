@@ -43,16 +43,24 @@ def show(create: Callable[..., Any], *content: object, **options: object) -> UUI
 
 @task(cache_policy=NO_CACHE)
 def show_figures(run_root: Path, run_id: str, holdout: dict[str, Any]) -> None:
-    """Artifacts with stable keys, so that the UI shows each one's history over runs."""
+    """Artifacts with stable keys, so that the UI shows each one's history over runs.
+
+    Heat maps bear the verdicts of their methods, as everywhere.
+    """
+    # Captum's import takes seconds, which the other artifacts need not wait for.
+    from cxr_model.reports.explained_films import verdicts_in_words
+
     show(create_table_artifact, _table(holdout), key="holdout", description=f"Holdout of {run_id}")
+    run = RunFolder(run_root)
+    maps = f"{run_id}; {verdicts_in_words(run)}"
     for name, kind in SHOWN_FIGURES.items():
-        picture = base64.b64encode((RunFolder(run_root).figures / name).read_bytes()).decode()
+        picture = base64.b64encode((run.figures / name).read_bytes()).decode()
         key = name.partition(".")[0]
         show(
             create_image_artifact,
             f"data:image/{kind};base64,{picture}",
             key=key,
-            description=run_id,
+            description=maps if key.startswith("explanation") else run_id,
         )
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.explanations.figure import explanation_panel, film_tile, heat_map_tile, jpeg_bytes
+from cxr_model.reports.evidence import read_evidence, state_in_words
 from cxr_model.reports.page import data_uri, write_bytes
 from cxr_model.run_folder import RunFolder
 
@@ -22,7 +23,7 @@ def explained_films(run: RunFolder) -> tuple[list[dict[str, Any]], int]:
     Writes each film's panel to ``figures/explanation-NN.jpg``, so that the pictures can be
     shown elsewhere too.
     """
-    index = pd.read_csv(run.attributions / "index.csv", dtype=str, keep_default_na=False)
+    index, verdicts = _read_index(run), verdicts_in_words(run)
     for stale in run.figures.glob("explanation-*.jpg"):
         stale.unlink()
     by_film = [rows for _, rows in index.groupby("file", sort=False)]
@@ -32,8 +33,22 @@ def explained_films(run: RunFolder) -> tuple[list[dict[str, Any]], int]:
         chosen = rows["chosen"].iloc[0]
         shown[chosen] += 1
         if shown[chosen] <= GALLERY_FILMS:
-            films.append(_explained_film(run, rows, len(films) + 1))
+            films.append(_explained_film(run, rows, len(films) + 1, verdicts))
     return films, len(by_film)
+
+
+def verdicts_in_words(run: RunFolder) -> str:
+    """``Occlusion passed, Grad-CAM not tested``: of each method the run has maps of."""
+    found, shown = read_evidence(run).method_verdicts(), set(_read_index(run)["method"])
+    return ", ".join(
+        f"{title} {state_in_words(found[method]['passed'])}"
+        for method, title in METHOD_TITLES.items()
+        if method in shown
+    )
+
+
+def _read_index(run: RunFolder) -> pd.DataFrame:
+    return pd.read_csv(run.attributions / "index.csv", dtype=str, keep_default_na=False)
 
 
 def mean_maps(run: RunFolder, classes: list[str]) -> list[dict[str, Any]]:
@@ -64,7 +79,9 @@ def _counted(tile: Image.Image, count: NDArray[Any]) -> dict[str, Any]:
     return {"uri": _uri(tile), "n": int(count)}
 
 
-def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str, Any]:
+def _explained_film(
+    run: RunFolder, rows: pd.DataFrame, number: int, verdicts: str
+) -> dict[str, Any]:
     first = rows.iloc[0]
     explained = []
     with np.load(run.attributions / first["file"]) as arrays:
@@ -77,7 +94,7 @@ def _explained_film(run: RunFolder, rows: pd.DataFrame, number: int) -> dict[str
                 for _, row in maps.iterrows()
             }
             explained.append((target, tiles))
-    title = f"true {first['label']}, predicted {first['predicted']}"
+    title = f"true {first['label']}, predicted {first['predicted']}; {verdicts}"
     panel = [
         [("film", original)]
         + [(f"{METHOD_TITLES[method]}: {target}", tile) for method, tile in tiles.items()]
