@@ -49,6 +49,11 @@ from cxr_model.stages import read_predictions
 MOST_BYTES = 15_000_000
 """Of the page; the gallery takes what the rest leaves of it."""
 LISTED_FILES = 200
+_TRAINED_BY = {
+    "gamma": "gamma", "blur": "smoothing", "noise": "noise", "crop": "scale",
+    "rotation": "rotation_deg",
+}  # fmt: skip
+"""Damage of `perturbations` to the setting of `AugmentConfig` that does the same to films."""
 
 
 def build_report(run: RunFolder) -> Path:
@@ -104,6 +109,7 @@ def _context(run: RunFolder, evidence: Evidence, metrics: dict[str, Any]) -> dic
             part: {name: caption(name) for name in drawn} for part, drawn in parts.items()
         },
         "hygiene_rows": hygiene_rows(evidence.hygiene) if evidence.hygiene else [],
+        "trained_for": _trained_for(run),
         "verdicts": evidence.method_verdicts(),
         "heat_map": evidence.method_verdicts()[HEAT_MAP],
         "checklists": decide_checklists(run, sections),
@@ -120,6 +126,12 @@ def _context(run: RunFolder, evidence: Evidence, metrics: dict[str, Any]) -> dic
         "settings": dict(flatten(read_json(run.config))),
         "listed_files": LISTED_FILES,
     }
+
+
+def _trained_for(run: RunFolder) -> list[str]:
+    """The damages whose like the training films met."""
+    augment = read_json(run.config)["augment"]
+    return [damage for damage, setting in _TRAINED_BY.items() if augment.get(setting)]
 
 
 def _script() -> dict[str, Any]:

@@ -54,7 +54,10 @@ def make_run(
         "num_parameters": 393_000, "layers": layers,
     }  # fmt: skip
     run.model_card.write_text(json.dumps(model))
-    settings = {"preset": "smoke", "training": {"epochs": 12, "widths": [16, 32]}, "labels": {}}
+    settings = {
+        "preset": "smoke", "training": {"epochs": 12, "widths": [16, 32]}, "labels": {},
+        "augment": {"rotation_deg": 7.0, "gamma": 0.2, "noise": 0.0},
+    }  # fmt: skip
     run.config.write_text(json.dumps(settings))
     run.metrics.write_text(json.dumps(make_metrics(films, scores, classes)))
     return run

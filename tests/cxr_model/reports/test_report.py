@@ -214,6 +214,27 @@ def test_each_part_of_the_evidence_has_a_section_and_the_gates_stand_by_the_accu
     assert "Somebody rings." in shortcuts
 
 
+def test_robustness_tells_its_films_and_the_damage_that_was_trained_for(tmp_path: Path) -> None:
+    classes = ["normal", "covid"]
+    run = make_run(tmp_path, classes)
+    write_evidence(run, classes)
+    record = read_json(run.robustness)
+    (gamma,) = record["conditions"]
+    write_json(run.robustness, record | {"conditions": [gamma, gamma | {"name": "noise"}]})
+    page = build_report(run).read_text(encoding="utf-8")
+    assert "<p>30 holdout films once more under damage" in page
+    assert "in the same way, if perhaps less, by gamma, rotation: of what" in page
+    assert '<th scope="row">gamma<span class="kind">trained for</span></th>' in page
+    assert '<th scope="row">noise</th>' in page
+    record["clean"]["accuracy"]["n"] = 20
+    write_json(run.robustness, record)
+    config = read_json(run.config)
+    write_json(run.config, config | {"augment": dict.fromkeys(config["augment"], 0.0)})
+    page = build_report(run).read_text(encoding="utf-8")
+    assert "<p>20 of 30, drawn by chance, holdout films once more" in page
+    assert "Training itself changes films" not in page
+
+
 def test_a_search_that_was_not_made_is_no_search_that_found_nothing(tmp_path: Path) -> None:
     classes = ["normal", "covid"]
     run = make_run(tmp_path, classes)
