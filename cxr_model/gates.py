@@ -100,9 +100,24 @@ def _leakage(run: RunFolder, *, near_searched: bool) -> Finding:
         if torn := _torn(splits, index, column):
             return False, f"{torn[0]} and {torn[1]}, {relative}, stand in two splits"
     groups = f"{splits['group'].nunique():,} groups, none in two splits"
-    if near_searched:
-        return True, f"{groups}, near duplicates included"
-    return True, f"{groups}; near duplicates were not looked for"
+    near = (
+        ", near duplicates included" if near_searched else "; near duplicates were not looked for"
+    )
+    return True, groups + near + _unknown_patients(splits, index)
+
+
+def _unknown_patients(splits: pd.DataFrame, index: pd.DataFrame) -> str:
+    """What the gate could not see: a patient whom no film names may stand in two splits."""
+    dealt = splits[["path", "label"]].merge(index[["path", "patient"]], on="path")
+    is_unknown = dealt["patient"] == ""
+    if not is_unknown.any():
+        return ""
+    if is_unknown.all():
+        return "; no film names a patient, so none could be seen in two splits"
+    whole = is_unknown.groupby(dealt["label"]).all()
+    classes = ", ".join(whole.index[whole])
+    all_of = f", among them all of {classes}" if classes else ""
+    return f"; {is_unknown.sum():,} of {len(dealt):,} films name no patient{all_of}"
 
 
 def _torn(splits: pd.DataFrame, index: pd.DataFrame, column: str) -> list[str]:

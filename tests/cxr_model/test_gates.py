@@ -110,13 +110,33 @@ def test_a_near_duplicate_that_was_not_dealt_out_is_no_leakage(run: RunFolder) -
 
 def test_the_leakage_gate_says_whether_near_duplicates_were_looked_for(run: RunFolder) -> None:
     (looked, *_) = check_gates(run, RunConfig())
-    assert looked.found == "3 groups, none in two splits, near duplicates included"
+    unseen = "no film names a patient, so none could be seen in two splits"
+    assert looked.found == f"3 groups, none in two splits, near duplicates included; {unseen}"
     off = RunConfig(hygiene=HygieneConfig(near_duplicates=False))
     (unknown, *_) = check_gates(run, off)
     assert unknown.passed
-    assert unknown.found == "3 groups, none in two splits; near duplicates were not looked for"
+    near = "near duplicates were not looked for"
+    assert unknown.found == f"3 groups, none in two splits; {near}; {unseen}"
     write_films(run, "equal pixels", "equal pixels")
     assert check_gates(run, off)[0].is_red
+
+
+def test_the_leakage_gate_says_how_many_films_name_no_patient(run: RunFolder) -> None:
+    def found(patients: list[str], labels: list[str]) -> str:
+        write_index(read_index(run.index).assign(patient=[*patients, ""]), run.index)
+        write_splits(pd.read_csv(run.splits).assign(label=labels), run.splits)
+        (leakage, *_) = check_gates(run, RunConfig())
+        assert leakage.passed
+        return leakage.found.removeprefix(
+            "3 groups, none in two splits, near duplicates included"
+        ).removeprefix("; ")
+
+    labels = ["normal", "covid", "covid"]
+    assert found(["a", "b", "c"], labels) == ""
+    assert found(["a", "", "c"], labels) == "1 of 3 films name no patient"
+    assert found(["a", "", ""], labels) == "2 of 3 films name no patient, among them all of covid"
+    unseen = "no film names a patient, so none could be seen in two splits"
+    assert found(["", "", ""], labels) == unseen
 
 
 def test_no_torn_copy_escapes_the_leakage_gate_by_the_length_of_a_list(run: RunFolder) -> None:
