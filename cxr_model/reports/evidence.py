@@ -26,6 +26,11 @@ class Evidence:
         return self.reliability["calibration"]["temperature"] if self.reliability else None
 
     @property
+    def near_copies_searched(self) -> bool:
+        """Where they were not, nothing kept them in one split."""
+        return bool(self.hygiene and self.hygiene["near_duplicates"]["searched"])
+
+    @property
     def prevalences(self) -> list[str]:
         """At which the operating points' PPV and NPV are given, in rising order."""
         points = self.reliability["operating_points"] if self.reliability else []

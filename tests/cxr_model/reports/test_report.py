@@ -247,7 +247,11 @@ def test_a_search_that_was_not_made_is_no_search_that_found_nothing(tmp_path: Pa
     assert row in page
     assert "Near duplicates were not looked for" in page
     card, _ = write_documents(run)
-    assert "near duplicates not looked for, 567 copies" in card.read_text(encoding="utf-8")
+    told = card.read_text(encoding="utf-8")
+    assert "near duplicates not looked for, 567 copies" in told
+    assert "(patient, series, copies) is in two splits; near copies were not looked for." in told
+    assert "the same picture" not in page
+    assert page.count("the same bytes or the same pixels") == 2
 
 
 def test_what_speaks_against_the_run_stands_in_words_above_everything(tmp_path: Path) -> None:
