@@ -104,7 +104,7 @@ def test_page_and_summary_show_both_protocols_and_the_difference(run: RunFolder)
 
 @pytest.mark.parametrize(
     ("low", "told"),
-    [(0.01, "A published figure gains something"), (-0.01, "these films show none")],
+    [(0.01, "A published figure gains something"), (-0.01, "one of up to +0.100 is not ruled out")],
 )
 def test_a_gain_is_claimed_only_where_the_interval_leaves_zero_out(
     run: RunFolder, config: RunConfig, low: float, told: str, monkeypatch: pytest.MonkeyPatch
