@@ -21,8 +21,6 @@ from cxr_model.index import patient_summary, read_index, read_thumbnails, unread
 from cxr_model.run_folder import RunFolder, write_json, write_table
 from cxr_model.splits import group_films
 
-MOST_LISTED = 200
-"""Entries of a list in the JSON; all of them are in ``data/hygiene.csv``."""
 FINDING_COLUMNS = ("path", "finding", "detail")
 FINDINGS = (
     "unreadable",
@@ -97,9 +95,8 @@ def audit_films(run: RunFolder, config: RunConfig, root: Path) -> dict[str, Any]
     # A copy may stand in two conflicts, of bytes and of near ones: it is one film all the same.
     num_found = findings.groupby("finding")["path"].nunique()
     record["counts"] = {name: int(num_found.get(name, 0)) for name in FINDINGS}
-    short: dict[str, Any] = _cut(record)
-    write_json(run.hygiene, short)
-    return short
+    write_json(run.hygiene, record)
+    return record
 
 
 def _copies_record(copies: Copies, *, searched: bool) -> dict[str, Any]:
@@ -212,10 +209,3 @@ def _findings(record: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _other(path: str, paths: list[str]) -> str:
     return paths[1] if path == paths[0] else paths[0]
-
-
-def _cut(value: Any) -> Any:
-    """The same with every list cut at ``MOST_LISTED``."""
-    if isinstance(value, dict):
-        return {key: _cut(item) for key, item in value.items()}
-    return [_cut(item) for item in value[:MOST_LISTED]] if isinstance(value, list) else value

@@ -92,7 +92,7 @@ def report_sections(evidence: Evidence) -> dict[str, str]:
 def hygiene_rows(hygiene: dict[str, Any]) -> list[tuple[str, int | None, str]]:
     """Title, number (None: not looked for) and an example of each kind of finding."""
     exact, near = hygiene["exact_duplicates"], hygiene["near_duplicates"]
-    counts = hygiene["counts"]  # the lists are cut
+    counts = hygiene["counts"]
     copies = next((", ".join(group[:2]) for group in exact["groups"]), "")
     alike = next((", ".join(group["paths"][:2]) for group in near["groups"]), "")
     conflict = next(

@@ -133,6 +133,31 @@ def test_the_page_stands_alone(
     assert page.count("data:image/svg+xml;base64,") == 4
 
 
+def test_the_page_says_where_a_list_on_it_ends(
+    sinful: tuple[Path, RunFolder, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, _, record = sinful
+    paths = [f"Normal/{n:04}.png" for n in range(1203)]
+    copies = record["exact_duplicates"] | {"groups": [paths]}
+    record = record | {"blank": paths, "exact_duplicates": copies}
+    write_audit_page(record, "films", tmp_path / "audit.html")
+    page = (tmp_path / "audit.html").read_text()
+    assert '<th scope="row">blank</th><td>first 200 of 1,203</td>' in page
+    assert page.count('<th scope="row">blank</th>') == 201
+    assert "Normal/0199.png (first 200 of 1,203)</td>" in page
+
+
+def test_the_json_lists_every_film(tmp_path: Path) -> None:
+    root = tmp_path / "films"
+    write_phantoms(root, PhantomConfig(num_films=15))
+    for n in range(201):
+        (root / "Normal" / f"empty-{n}.png").touch()
+    config = replace(LENIENT, data=DataConfig(max_unreadable_fraction=1))
+    record = look_at(root, tmp_path / "run", config)
+    assert len(record["unreadable"]) == record["counts"]["unreadable"] == 201
+    assert read_json(RunFolder(tmp_path / "run").hygiene) == record
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_clean_phantoms_raise_no_alarm(tmp_path: Path, seed: int) -> None:
     write_phantoms(tmp_path / "films", PhantomConfig(num_films=45, seed=seed))
