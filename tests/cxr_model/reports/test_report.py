@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,16 @@ def test_the_page_can_load_nothing_from_anywhere(page: str) -> None:
         r"script-src 'sha256-[\w+/=]{44}'; base-uri 'none'; form-action 'none'",
         policy[1],
     )
+
+
+def test_every_table_that_scrolls_is_a_region_that_keys_reach(page: str) -> None:
+    regions = re.findall('<div class="scroll[^>]*>', page)
+    assert len(regions) > 8
+    for region in regions:
+        assert re.search(' role="region" aria-label="[^"]+" tabindex="0"', region), region
+    for template in files("cxr_model.reports").iterdir():
+        if template.name.endswith(".html.j2") and template.name != "_macros.html.j2":
+            assert 'class="scroll' not in template.read_text(encoding="utf-8"), template.name
 
 
 def test_figures_are_kept_beside_the_page(run: RunFolder) -> None:
