@@ -76,9 +76,9 @@ def crossval(
     require_one_device(config.training.num_devices)
     folds = plan_folds(crossval)
     runner = fold_runner(settings.task_runner, len(folds), on_gpu=device.type == "cuda")
-    check_store(settings.store, run_id)
-    kept = ("folds",) if resume else ()
-    with started_run(settings.runs_dir / run_id, config, keep=kept) as run:
+    root = settings.runs_dir / run_id
+    check_store(settings.store, run_id, new=None if resume else root)
+    with started_run(root, config, keep=("folds",) if resume else ()) as run:
         write_json(run.crossval_config, asdict(crossval))
         films = ingest(config, settings.data_dir, settings.store)
         index_films(run.root, config, films.root)

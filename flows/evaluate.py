@@ -46,11 +46,12 @@ def evaluate(
     run_id = _run_id()
     check_run_id(run_id)
     environment = Settings.from_environment()
-    check_store(environment.store, run_id)
+    root = environment.runs_dir / run_id
+    check_store(environment.store, run_id, new=root)
     trained = fetch_trained(environment.store, run, environment.fetched_dir)
     config = change_config(config_from_values(trained.settings), settings)
     config = replace(config, preset="evaluate", data=replace(config.data, source=source))
-    with started_run(environment.runs_dir / run_id, config) as folder:
+    with started_run(root, config) as folder:
         films = ingest(config, environment.data_dir, environment.store)
         index_films(folder.root, config, films.root)
         cache = build_image_cache(folder.root, config, films.root, environment.cache_dir)

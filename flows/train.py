@@ -77,8 +77,9 @@ def train(
     check_devices(config.training.device, config.training.num_devices)
     root = settings.runs_dir / run_id
     if not (restarted and fetch_if_published(settings.store, settings.runs_dir, run_id)):
-        check_store(settings.store, run_id)
-        kept = (".checkpoints",) if resume or restarted else ()
+        goes_on = resume or restarted
+        check_store(settings.store, run_id, new=None if goes_on else root)
+        kept = (".checkpoints",) if goes_on else ()
         with started_run(root, config, keep=kept) as run:
             _work_through(run, config, run_id, settings, clock, resume=resume, restarted=restarted)
     with clock("promote"):

@@ -86,12 +86,13 @@ def read_run_settings(store: ObjectStore, run: RunFolder, run_id: str) -> dict[s
 
 
 def require_unbegun(store: ObjectStore, run: RunFolder, run_id: str) -> None:
-    """Raises ``ConfigError`` where checkpoints of a run lie here or in the bucket: a new run of
-    its name would delete them."""
-    if any(run.checkpoints.glob("*.pt")) or store.exists(_key(run_id, "latest.json")):
+    """Raises ``ConfigError`` where checkpoints of a run, or of its folds, lie here or in the
+    bucket: a new run of its name would delete them."""
+    pattern = f"{run.checkpoints.name}/*.pt"
+    if any(run.root.rglob(pattern)) or store.exists(_key(run_id, "latest.json")):
         raise ConfigError(
             f"run {run_id}: was begun and has not ended; go on with --resume {run_id}, or choose "
-            "another --run-id"
+            "another --run-id (in Prefect's form: resume, or another run_id)"
         )
 
 

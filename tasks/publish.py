@@ -7,7 +7,7 @@ from typing import Any
 from prefect import get_run_logger
 
 from cxr_model.run_folder import RunFolder
-from tasks.checkpoint_store import drop_checkpoints, fetch_checkpoint
+from tasks.checkpoint_store import drop_checkpoints, fetch_checkpoint, require_unbegun
 from tasks.registry import VERSION_FILES
 from tasks.retries import storage_task
 from tasks.run_store import (
@@ -24,11 +24,16 @@ from tasks.storage_location import StoreLocation
 
 
 @storage_task()
-def check_store(location: StoreLocation, run_id: str) -> None:
-    """Find out before hours of training whether the run can be published under its id."""
+def check_store(location: StoreLocation, run_id: str, new: Path | None = None) -> None:
+    """Find out before hours of training whether the run can be published under its id.
+
+    ``new`` is the folder of one that begins, and may lose no other one's checkpoints.
+    """
     with ObjectStore(location) as store:
         store.check()
         require_unpublished(store, run_id)
+        if new is not None:
+            require_unbegun(store, RunFolder(new), run_id)
 
 
 @storage_task()

@@ -130,6 +130,7 @@ def evaluate(
     from cxr_model.data_config import DataConfig
     from flows import jobs
     from flows.run_id import new_run_id
+    from tasks.checkpoint_store import require_unbegun
     from tasks.manifest import check_run_id
     from tasks.named_model import find_model
     from tasks.registry import VERSION_FILES
@@ -144,6 +145,7 @@ def evaluate(
     with open_store(settings) as store:
         store.check()
         require_unpublished(store, run_id)
+        require_unbegun(store, RunFolder(settings.runs_dir / run_id), run_id)
         find_model(store, run, settings.fetched_dir, VERSION_FILES)
     parameters = {"source": other.data.source, "run": run, "settings": settings_ or []}
     job = jobs.Job(name="evaluate", run_id=run_id, parameters=parameters | {"run_id": run_id})

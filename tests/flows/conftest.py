@@ -7,10 +7,27 @@ import psutil
 import pytest
 from shell import Shell, is_up, shell_in, wait_until
 
+from flows.settings import Settings
+from tasks.storage import ObjectStore
+
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return shell_in(tmp_path)
+
+
+@pytest.fixture
+def settings(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of a flow in this process: ``store``, and a state folder of the test's own."""
+    for name, value in (
+        ("CXR_HOME", tmp_path / "home"),
+        ("CXR_S3_ENDPOINT_URL", store.location.endpoint_url),
+        ("CXR_S3_BUCKET", store.location.bucket),
+        ("CXR_S3_PREFIX", store.location.prefix),
+        ("AWS_SHARED_CREDENTIALS_FILE", store.location.credentials_file),
+    ):
+        monkeypatch.setenv(name, str(value))
+    return Settings.from_environment()
 
 
 @pytest.fixture(scope="module")

@@ -8,25 +8,22 @@ from prefect.testing.utilities import prefect_test_harness
 
 import flows.crossval
 from cxr_model.run_folder import RunFolder
+from flows.settings import Settings
 from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
 
 
 def test_one_that_crashed_behind_its_publication_is_done(
-    store: ObjectStore, tmp_path: Path, headline: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore,
+    settings: Settings,
+    tmp_path: Path,
+    headline: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "crossval.json").write_text("{}")
     publish_run(store, RunFolder(tmp_path / "run"), "folds", headline)
-    for name, value in (
-        ("CXR_HOME", tmp_path / "home"),
-        ("CXR_S3_ENDPOINT_URL", store.location.endpoint_url),
-        ("CXR_S3_BUCKET", store.location.bucket),
-        ("CXR_S3_PREFIX", store.location.prefix),
-        ("AWS_SHARED_CREDENTIALS_FILE", store.location.credentials_file),
-    ):
-        monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(flows.crossval, "started_again", lambda: True)
     with prefect_test_harness(server_startup_timeout=120):
         assert flows.crossval.crossval(run_id="folds") == "folds"
-    assert not (tmp_path / "home").exists()
+    assert not settings.home.exists()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from uuid import UUID
 
 import httpx
@@ -13,9 +14,13 @@ from prefect.exceptions import Abort
 from prefect.states import AwaitingRetry, Crashed, Failed, Running
 from prefect.testing.utilities import prefect_test_harness
 
-from cxr_model.errors import StackError
+from cxr_model.errors import ConfigError, StackError
 from flows import start
+from flows.crossval import crossval
+from flows.evaluate import evaluate
+from flows.settings import Settings
 from flows.start import MOST_STARTS, require_current, started_again, turn_at
+from flows.train import train
 
 LIMIT = "cxr-device-test"
 
@@ -114,6 +119,22 @@ def test_a_run_that_crashed_too_often_is_not_started_again(
             again()
     else:
         assert again() is (num_starts > 1)
+
+
+@pytest.mark.parametrize("folder", [".checkpoints", "folds/naive-1-1/.checkpoints"])
+@pytest.mark.parametrize(
+    "begin", [train, crossval, partial(evaluate, "phantom:9")], ids=["train", "crossval", "other"]
+)
+def test_a_run_that_has_not_ended_loses_no_checkpoint_to_a_new_one_of_its_name(
+    begin: Callable[..., str], folder: str, settings: Settings
+) -> None:
+    """As in the form that 'Copy run' fills in: no command was there to refuse it."""
+    checkpoint = settings.runs_dir / "r" / folder / "step-00000001.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    with pytest.raises(ConfigError, match=r"run r: was begun .*; go on with --resume r.*: resume"):
+        begin(run_id="r")
+    assert checkpoint.exists()
 
 
 def test_a_turn_that_ran_out_is_taken_again(lease: UUID, client: SyncPrefectClient) -> None:
