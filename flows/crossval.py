@@ -10,8 +10,10 @@ from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
 from cxr_model.folds import CrossvalConfig, Fold, plan_folds, require_one_device
 from cxr_model.run_folder import write_json
+from flows.run_id import RunIdOrEmpty
 from flows.settings import Settings
 from flows.start import (
+    own_run_id,
     require_current,
     set_up_logging,
     started_again,
@@ -23,7 +25,6 @@ from flows.task_runner import fold_runner
 from tasks.artifacts import show_link
 from tasks.crossval import train_fold, write_crossval_report
 from tasks.ingest import ingest
-from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, check_folds, index_films
 from tasks.publish import check_store, is_published, publish
 
@@ -50,7 +51,7 @@ def train_folds(
 def crossval(
     config: RunConfig = RunConfig(),  # noqa: B008 (frozen)
     crossval: CrossvalConfig = CrossvalConfig(),  # noqa: B008 (frozen)
-    run_id: str = "",
+    run_id: RunIdOrEmpty = "",
     resume: bool = False,
 ) -> str:
     """Ingest, index, cache, train every fold, compare the protocols, publish; returns the id.
@@ -67,8 +68,7 @@ def crossval(
     set_up_logging()
     restarted = started_again()
     resume = resume or restarted
-    run_id = this_run_id()
-    check_run_id(run_id)
+    run_id = own_run_id()
     settings = Settings.from_environment()
     if restarted and is_published(settings.store, run_id):
         return run_id

@@ -5,7 +5,7 @@ from dataclasses import replace
 from prefect import flow, runtime
 
 from flows.configuration import change_config, config_from_values
-from flows.run_id import data_name
+from flows.run_id import RunIdOrEmpty, data_name
 from flows.settings import Settings
 from flows.start import due_name, set_up_logging, started_run, turn_at
 from tasks.artifacts import show_link
@@ -27,7 +27,7 @@ def _run_id() -> str:
 def evaluate(
     source: str,
     run: str = "champion",
-    run_id: str = "",
+    run_id: RunIdOrEmpty = "",
     settings: tuple[str, ...] = (),
 ) -> str:
     """Measure a trained network on the films of ``source``; returns the evaluation's id.

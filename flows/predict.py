@@ -8,6 +8,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from pydantic import Field
 
+from cxr_model.config_checks import ModelNameOrEmpty
+from flows.run_id import RunIdOrEmpty
 from flows.settings import Settings
 from flows.start import due_name, set_up_logging, started_again, turn_at
 from tasks.artifacts import show, show_table
@@ -19,7 +21,9 @@ INBOX_LIMIT = "cxr-inbox"
 
 @flow(name="predict", flow_run_name=lambda: due_name("predict"))
 def predict(
-    prefix: Annotated[str, Field(pattern="[^/]")] = "inbox", model: str = "", version: str = ""
+    prefix: Annotated[str, Field(pattern="[^/]")] = "inbox",
+    model: Annotated[str, ModelNameOrEmpty()] = "",
+    version: RunIdOrEmpty = "",
 ) -> int:
     """Score the new films below ``prefix``; returns how many there were.
 

@@ -2,9 +2,18 @@
 
 import re
 from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import Field
 
 from cxr_model.config import RunConfig
 from tasks.kaggle_source import KaggleSource
+from tasks.manifest import RUN_ID, TAKEN
+
+RunIdOrEmpty = Annotated[
+    str, Field(json_schema_extra={"pattern": f"^(?!({'|'.join(TAKEN)})$)({RUN_ID})?$"})
+]
+"""Of a flow's parameter: what `check_run_id` allows, for the Prefect UI and API."""
 
 
 def data_name(source: str) -> str:

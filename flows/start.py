@@ -23,6 +23,7 @@ from cxr_model.errors import ConfigError, CxrError, StackError
 from cxr_model.run_folder import RunFolder, write_json
 from flows.run_id import new_run_id
 from tasks.limits import make_limit
+from tasks.manifest import check_run_id
 
 MOST_STARTS = 4
 _LEASE_S = 60.0  # after this the slot of a killed run is free again; the server takes no less
@@ -55,6 +56,16 @@ def this_run_id() -> str:
     parameters, due = runtime.flow_run.parameters, runtime.flow_run.scheduled_start_time
     given: str = parameters["run_id"]
     return given or new_run_id(parameters["config"], due, str(runtime.flow_run.id)[-4:])
+
+
+def own_run_id() -> str:
+    """`this_run_id`, checked. Raises ``ConfigError`` for a resumption that names no run."""
+    parameters = runtime.flow_run.parameters
+    if parameters["resume"] and not parameters["run_id"]:
+        raise ConfigError("resume=true: run_id names no run to go on with; set it, or resume off")
+    run_id = this_run_id()
+    check_run_id(run_id)
+    return run_id
 
 
 def due_name(what: str) -> str:

@@ -12,9 +12,10 @@ from cxr_model.device import check_devices
 from cxr_model.errors import CheckpointMismatch
 from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.stages import TrainSummary
-from flows.run_id import data_name, model_name
+from flows.run_id import RunIdOrEmpty, data_name, model_name
 from flows.settings import Settings
 from flows.start import (
+    own_run_id,
     require_current,
     set_up_logging,
     started_again,
@@ -33,7 +34,6 @@ from tasks.evidence import (
     probe_shortcuts,
 )
 from tasks.ingest import ingest
-from tasks.manifest import check_run_id
 from tasks.prepare import build_image_cache, index_films, split_films
 from tasks.promotion import consider_promotion
 from tasks.publish import (
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 @flow(name="train", flow_run_name=lambda: f"train-{this_run_id()}")
 def train(
     config: RunConfig = RunConfig(),  # noqa: B008 (frozen)
-    run_id: str = "",
+    run_id: RunIdOrEmpty = "",
     resume: bool = False,
 ) -> str:
     """From a source of films to a published report, and a try at the place of champion.
@@ -70,8 +70,7 @@ def train(
     clock = StageClock()
     set_up_logging()
     restarted = started_again()
-    run_id = this_run_id()
-    check_run_id(run_id)
+    run_id = own_run_id()
     settings = Settings.from_environment()
     # Asked first: hours of training are not to end at a closed door.
     check_devices(config.training.device, config.training.num_devices)

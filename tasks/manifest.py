@@ -13,6 +13,8 @@ LATEST = "latest"
 """Stands for the newest run where a run id is asked for."""
 TAKEN = (LATEST, "champion", "models")
 """What `cxr report`, `--model` and the folder of fetched runs mean something else by."""
+RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""Pattern of all that can be a folder, a key and a part of an address."""
 
 
 class ManifestError(StorageError):
@@ -92,7 +94,7 @@ class Manifest:
 
 def is_run_id(name: str) -> bool:
     """Whether ``name`` can be a folder, a key and a part of an address, and is not taken."""
-    return name not in TAKEN and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name))
+    return name not in TAKEN and bool(re.fullmatch(RUN_ID, name))
 
 
 def check_run_id(run_id: str) -> None:

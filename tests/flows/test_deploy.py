@@ -19,6 +19,7 @@ from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
 from prefect.variables import Variable
 
 import flows.jobs
@@ -143,6 +144,29 @@ def test_every_field_of_a_deployments_form_is_explained(entrypoint: str) -> None
     module, _, name = entrypoint.rpartition(".")
     schema = parameter_schema(getattr(import_module(module), name))
     assert [name for name, field in schema.properties.items() if not field.get("description")] == []
+
+
+WRONG = {
+    "run_id": ("../up", "two words", "latest", "a" * 101),
+    "model": ("Two", "../up", "a" * 41),
+    "version": ("../up", "champion"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        *((name, "run_id") for name in ("train", "crossval", "evaluate")),
+        *(("predict", parameter) for parameter in ("model", "version")),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_before_a_run_starts(name: str, parameter: str) -> None:
+    module, _, flow = deployments(Plan())[name]["entrypoint"].rpartition(".")
+    schema = parameter_schema(getattr(import_module(module), flow)).model_dump_for_openapi()
+    for allowed in ("", "a-1.b"):
+        validate({parameter: allowed}, schema, raise_on_error=True, ignore_required=True)
+    for wrong in WRONG[parameter]:
+        assert validate({parameter: wrong}, schema, ignore_required=True), wrong
 
 
 def event_of_run(name: str, *tags: str, run_count: int = 1) -> ReceivedEvent:

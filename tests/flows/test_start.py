@@ -137,6 +137,15 @@ def test_a_run_that_has_not_ended_loses_no_checkpoint_to_a_new_one_of_its_name(
     assert checkpoint.exists()
 
 
+@pytest.mark.parametrize("begin", [train, crossval])
+def test_a_resumption_that_names_no_run_is_none_of_a_new_one(
+    begin: Callable[..., str], settings: Settings
+) -> None:
+    with pytest.raises(ConfigError, match="resume=true: run_id names no run to go on with; set it"):
+        begin(resume=True)
+    assert not settings.home.exists()
+
+
 def test_a_turn_that_ran_out_is_taken_again(lease: UUID, client: SyncPrefectClient) -> None:
     assert start._take(client, LIMIT) is None  # nobody else gets it while it is held
     client.release_concurrency_slots_with_lease(lease)
