@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from threading import Thread
+from uuid import UUID
 
 import httpx
 import psutil
@@ -75,12 +76,17 @@ def work() -> None:
             raise
     print("the worker ended by an error of its own (above) and starts again", flush=True)
     # A flow that it leaves behind would go on beside the one that takes its place.
-    left = psutil.Process().children(recursive=True)
-    for process in left:
-        process.terminate()
-    for process in psutil.wait_procs(left, timeout=_GRACE_S)[1]:
-        process.kill()
+    _end(psutil.Process().children(recursive=True))
     os.execv(sys.executable, [sys.executable, "-m", "flows.worker", _AGAIN])
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(processes, timeout=_GRACE_S)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _apply_deployments() -> None:
@@ -119,6 +125,9 @@ def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
     automation of crashed runs may not listen yet) and those that had not begun; those that were
     being cancelled are, and stay so. Runs of other workers of the pool live, or fall silent, on
     their own.
+
+    Where the worker alone was killed, what it had started for a run works on, and would keep
+    the run's folder from the process that takes its place: it is ended first.
     """
     under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     for flow_run in client.read_flow_runs(
@@ -129,6 +138,9 @@ def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
     ):
         if flow_run.labels.get("prefect.worker.name", _NAME) != _NAME:
             continue
+        if left := _processes_of(flow_run.id):
+            print(f"{flow_run.name}: outlived its worker and is ended", flush=True)
+            _end(left)
         told = "Its worker ended while this run was under way."
         if flow_run.state_type == StateType.CANCELLING:
             lost: State = Cancelled(message=told)
@@ -142,6 +154,19 @@ def end_lost_runs(client: SyncPrefectClient, *, go_on: bool) -> None:
                 name="AwaitingRetry", message="It goes on from its checkpoint."
             )
             client.set_flow_run_state(flow_run.id, again, force=True)
+
+
+def _processes_of(flow_run_id: UUID) -> list[psutil.Process]:
+    """All of this machine that a Prefect worker started for the run, and those they started.
+
+    Known by their environment: Prefect notes one number only, and a number is used again.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # another user's, or gone
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == str(flow_run_id):
+                found.append(process)
+    return found
 
 
 def _forget_scheduled_runs(client: SyncPrefectClient) -> None:

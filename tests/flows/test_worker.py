@@ -1,12 +1,18 @@
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any, cast
 from uuid import uuid4
 
+import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from shell import wait_until
 
+import flows.worker
 from flows.worker import end_lost_runs
 
 
@@ -55,6 +61,45 @@ def test_runs_of_other_workers_are_left_alone() -> None:
     server.runs[1].labels["prefect.worker.name"] = "local"
     end_lost_runs(cast(SyncPrefectClient, server), go_on=True)
     assert [state.value for state in server.set] == ["CRASHED"]
+
+
+def begin_process(flow_run: FlowRun) -> "subprocess.Popen[bytes]":
+    """As a worker does for a run; it takes no SIGTERM, nor does its child."""
+    process = subprocess.Popen(
+        ["sh", "-c", "trap '' TERM; echo; sleep 600; true"],
+        env={"PREFECT__FLOW_RUN_ID": str(flow_run.id)},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout
+    process.stdout.readline()
+    return process
+
+
+def test_what_outlived_its_worker_is_ended_before_its_run_may_start_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flows.worker, "_GRACE_S", 0.5)
+    server = Server(StateType.RUNNING, StateType.RUNNING)
+    server.runs[1].labels["prefect.worker.name"] = "second"
+    with begin_process(server.runs[0]) as orphan, begin_process(server.runs[1]) as other:
+        family = psutil.Process(orphan.pid).children()
+        wait_until(lambda: family or family.extend(psutil.Process(orphan.pid).children()))
+
+        def ended(_: Any, state: State, **__: Any) -> None:
+            assert psutil.wait_procs(family, timeout=10)[1] == []
+            orphan.wait(timeout=10)
+            server.set.append(state.type)
+
+        monkeypatch.setattr(server, "set_flow_run_state", ended)
+        try:
+            end_lost_runs(cast(SyncPrefectClient, server), go_on=True)
+            assert other.poll() is None
+        finally:
+            for process in (orphan, other):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    assert server.set == [StateType.CRASHED]
 
 
 FAILING_WORKER = """
