@@ -179,7 +179,7 @@ def _forget_scheduled_runs(client: SyncPrefectClient) -> None:
         ),
         work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
     ):
-        if flow_run.auto_scheduled:
+        if flow_run.auto_scheduled and not flow_run.run_count:  # one that has begun goes on
             client.delete_flow_run(flow_run.id)
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psutil
 import pytest
@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from shell import wait_until
 
 import flows.worker
-from flows.worker import end_lost_runs
+from flows.worker import _forget_scheduled_runs, end_lost_runs
 
 
 class Server:
@@ -24,6 +24,7 @@ class Server:
             FlowRun(flow_id=uuid4(), state_type=state, run_count=run_count) for state in states
         ]
         self.set: list[StateType] = []
+        self.deleted: list[UUID] = []
 
     def read_flow_runs(self, **_: Any) -> list[FlowRun]:
         return self.runs
@@ -31,6 +32,9 @@ class Server:
     def set_flow_run_state(self, _: Any, state: State, *, force: bool) -> None:
         assert force
         self.set.append(state.type)
+
+    def delete_flow_run(self, flow_run_id: UUID) -> None:
+        self.deleted.append(flow_run_id)
 
 
 @pytest.mark.parametrize(("go_on", "lost"), [(True, "CRASHED"), (False, "FAILED")])
@@ -61,6 +65,16 @@ def test_runs_of_other_workers_are_left_alone() -> None:
     server.runs[1].labels["prefect.worker.name"] = "local"
     end_lost_runs(cast(SyncPrefectClient, server), go_on=True)
     assert [state.value for state in server.set] == ["CRASHED"]
+
+
+def test_a_command_forgets_what_a_schedule_laid_out_and_no_run_that_has_begun() -> None:
+    server = Server(*[StateType.SCHEDULED] * 3, run_count=0)
+    laid_out, interrupted, asked_for = server.runs
+    laid_out.auto_scheduled = interrupted.auto_scheduled = True
+    interrupted.run_count = 1
+    _forget_scheduled_runs(cast(SyncPrefectClient, server))
+    assert server.deleted == [laid_out.id]
+    assert asked_for.run_count == 0
 
 
 def begin_process(flow_run: FlowRun) -> "subprocess.Popen[bytes]":
