@@ -13,6 +13,7 @@ decision is lost and none is made on a champion that is no more.
 
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ IF_THERE = ("model/outliers.safetensors",)
 
 _WEIGHTS = "model/model.safetensors"
 _TRIES = 20
+_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +192,11 @@ def decide(
         except ExistingObjectError:
             # Ours, where the answer to a first attempt was lost: asked again, a rollback would
             # go back twice.
-            if store.read_bytes(key) != told:
+            try:
+                if store.read_bytes(key) != told:
+                    continue
+            except MissingObjectError:  # another one is being written under this number
+                time.sleep(_PAUSE_S)
                 continue
         _tell_readers(store, model)
         return chosen

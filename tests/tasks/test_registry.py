@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from prefect.logging import disable_run_logger
 
 from cxr_model.errors import ConfigError, StorageError
@@ -184,6 +185,26 @@ def test_a_decision_whose_answer_was_lost_is_made_once(
     monkeypatch.setattr(either_store, "create", lose_the_answer)
     promote(either_store, version)
     assert [each.run_id for each in read_log(either_store, "cxr3")] == ["first", "second"]
+
+
+def test_a_decision_that_meets_one_still_being_written_is_made_again(
+    either_store: ObjectStore, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS answers 409, ConditionalRequestConflict, while the other's object is not there yet."""
+    version = register_version(either_store, "cxr3", publish("first"))
+    put, refused = either_store._put, list[str]()
+
+    def conflict_once(key: str, body: object, **conditions: str) -> None:
+        if conditions and not refused:
+            refused.append(key)
+            answer = {"Error": {"Code": "ConditionalRequestConflict"}}
+            raise ClientError(answer, "PutObject")
+        put(key, body, **conditions)
+
+    monkeypatch.setattr(either_store, "_put", conflict_once)
+    promote(either_store, version)
+    assert refused == ["models/cxr3/log/000001.json"]
+    assert [each.run_id for each in read_log(either_store, "cxr3")] == ["first"]
 
 
 def add(log: list[Champion], run_id: str, action: str = "promote") -> None:
