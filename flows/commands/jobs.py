@@ -188,7 +188,10 @@ def _start(
     with open_store(settings) as store:  # refused here in a second, on the worker in thirty
         store.check()
         if others.get("resume") and has_manifest(store, run_id):
-            raise ConfigError(f"run {run_id}: has ended well; 'cxr report {run_id}' fetches it")
+            raise ConfigError(
+                f"run {run_id}: is published, nothing is left to do; 'cxr report {run_id}' fetches "
+                f"it, 'cxr promote {run_id} --reason ...' decides on its network"
+            )
         require_unpublished(store, run_id)
         if not others.get("resume"):
             require_unbegun(store, RunFolder(settings.runs_dir / run_id), run_id)

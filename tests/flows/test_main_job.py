@@ -157,7 +157,9 @@ def test_a_run_that_stays_ended_goes_on_when_asked_to(stack: Shell, published: P
     told = stack.ok("train", "--resume", "stopped")
     assert "resuming from step-" in told
     assert weights_of(stack, "stopped") == weights_of(stack, published.name)
-    assert "run stopped: has ended well" in stack.refused("train", "--resume", "stopped")
+    refusal = stack.refused("train", "--resume", "stopped")
+    assert "run stopped: is published, " in refusal
+    assert "'cxr promote stopped --reason ...' decides" in refusal
 
 
 def test_folds_are_task_runs_and_a_crossval_is_published_as_a_run_is(stack: Shell) -> None:
