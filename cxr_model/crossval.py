@@ -1,6 +1,7 @@
 """Cross-validation: one fold on files, and what all folds together say."""
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,7 +14,7 @@ from sklearn.metrics import f1_score, recall_score
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError
-from cxr_model.folds import CrossvalConfig, Fold, fold_splits
+from cxr_model.folds import CrossvalConfig, Fold, fold_splits, plan_folds
 from cxr_model.index import read_index
 from cxr_model.launch import end_with_parent
 from cxr_model.metrics import certain_slack
@@ -43,7 +44,7 @@ def run_fold(
     folder = RunFolder(run.folds / fold.name)
     splits = fold_splits(read_index(run.index), fold, crossval)
     if folder.metrics.exists():
-        if not read_splits(folder.splits).equals(splits.astype(str)):
+        if not _are_written(splits, folder):
             raise ConfigError(
                 f"{folder.root}: was trained on other films; start a new cross-validation"
             )
@@ -67,6 +68,21 @@ def run_fold(
             "num_holdout": len(predictions),
         },
     )
+
+
+def drop_folds_of_other_films(run: RunFolder, crossval: CrossvalConfig) -> bool:
+    """Remove all folds where one was begun on other films than those of the run's index."""
+    index = read_index(run.index)
+    for fold in plan_folds(crossval):
+        folder = RunFolder(run.folds / fold.name)
+        if folder.splits.exists() and not _are_written(fold_splits(index, fold, crossval), folder):
+            shutil.rmtree(run.folds)
+            return True
+    return False
+
+
+def _are_written(splits: pd.DataFrame, folder: RunFolder) -> bool:
+    return read_splits(folder.splits).equals(splits.astype(str))
 
 
 def fold_figures(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from flows.start import (
 )
 from flows.task_runner import fold_runner
 from tasks.artifacts import show_link
-from tasks.crossval import train_fold, write_crossval_report
+from tasks.crossval import drop_changed_folds, train_fold, write_crossval_report
 from tasks.ingest import ingest
 from tasks.prepare import build_image_cache, check_folds, index_films
 from tasks.publish import check_store, is_published, publish
@@ -57,7 +57,8 @@ def crossval(
     """Ingest, index, cache, train every fold, compare the protocols, publish; returns the id.
 
     With ``resume``, and when the flow run crashed and is started anew, folds that are done
-    stay done, and one that was interrupted goes on from its checkpoint.
+    stay done, and one that was interrupted goes on from its checkpoint. Where the source got
+    films meanwhile a restart by itself trains all folds anew, and ``resume`` is refused.
 
     Args:
         config: Films, network and training, as 'cxr settings' lists them.
@@ -83,6 +84,8 @@ def crossval(
         films = ingest(config, settings.data_dir, settings.store)
         index_films(run.root, config, films.root)
         check_folds(run.root, crossval)
+        if restarted:  # whoever asks for a resumption is told instead
+            drop_changed_folds(run.root, crossval)
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
         with turn_at(settings.device_slot):
             train_folds.with_options(task_runner=runner.runner)(

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
-from cxr_model.crossval import run_fold
+from cxr_model.crossval import drop_folds_of_other_films, run_fold
 from cxr_model.folds import CrossvalConfig, Fold
 from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.run_folder import RunFolder
@@ -47,6 +47,15 @@ def train_fold(
         )
 
     run_fold(RunFolder(root), fold, config, crossval, FilmCache.open(cache_folder), tell)
+
+
+@task(cache_policy=NO_CACHE)
+def drop_changed_folds(root: Path, crossval: CrossvalConfig) -> None:
+    """For a run that goes on by itself: its source may have got films since, and so all folds."""
+    if drop_folds_of_other_films(RunFolder(root), crossval):
+        get_run_logger().warning(
+            "the films are others than when the run began, training all folds anew"
+        )
 
 
 @task(cache_policy=NO_CACHE)

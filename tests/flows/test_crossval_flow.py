@@ -1,7 +1,9 @@
 """The flow of a cross-validation by itself; with a worker it is in `test_main_job`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness
@@ -11,6 +13,12 @@ from cxr_model.run_folder import RunFolder
 from flows.settings import Settings
 from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
 
 
 def test_one_that_crashed_behind_its_publication_is_done(
@@ -24,6 +32,24 @@ def test_one_that_crashed_behind_its_publication_is_done(
     (tmp_path / "run" / "crossval.json").write_text("{}")
     publish_run(store, RunFolder(tmp_path / "run"), "folds", headline)
     monkeypatch.setattr(flows.crossval, "started_again", lambda: True)
-    with prefect_test_harness(server_startup_timeout=120):
-        assert flows.crossval.crossval(run_id="folds") == "folds"
+    assert flows.crossval.crossval(run_id="folds") == "folds"
     assert not settings.home.exists()
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_folds_of_films_that_changed_are_dropped_where_nobody_asked_to_go_on(
+    restarted: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[Path] = []
+
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(flows.crossval, "started_again", lambda: restarted)
+    for name in ("ingest", "index_films", "check_folds"):
+        monkeypatch.setattr(flows.crossval, name, Mock())
+    monkeypatch.setattr(flows.crossval, "drop_changed_folds", lambda root, _: dropped.append(root))
+    monkeypatch.setattr(flows.crossval, "build_image_cache", stop)
+    with pytest.raises(InterruptedError):
+        flows.crossval.crossval(run_id="folds", resume=True)
+    assert dropped == [settings.runs_dir / "folds"] * restarted
