@@ -144,6 +144,11 @@ class RunFolder:
         return self.root / "tensorboard"
 
     @property
+    def source_state(self) -> Path:
+        """What the source held before its films were taken; it stays on this machine."""
+        return self.root / ".source.json"
+
+    @property
     def timing(self) -> Path:
         """When the flow began and ended, and what each stage took; it stays on this machine."""
         return self.root / ".timing.json"

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from prefect import flow, runtime
@@ -10,7 +11,7 @@ from prefect import flow, runtime
 from cxr_model.config import RunConfig
 from cxr_model.device import check_devices
 from cxr_model.errors import CheckpointMismatch
-from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.run_folder import RunFolder, read_json, write_json
 from cxr_model.stages import TrainSummary
 from flows.run_id import RunIdOrEmpty, data_name, model_name
 from flows.settings import Settings
@@ -24,7 +25,7 @@ from flows.start import (
     turn_at,
 )
 from tasks.artifacts import show_figures, show_report
-from tasks.dataset_state import look_at_source, remember_trained
+from tasks.dataset_state import SourceState, look_at_source, remember_trained
 from tasks.evaluate import evaluate_holdout, explain_holdout
 from tasks.evidence import (
     enforce_gates,
@@ -81,6 +82,8 @@ def train(
         kept = (".checkpoints",) if goes_on else ()
         with started_run(root, config, keep=kept) as run:
             _work_through(run, config, run_id, settings, clock, resume=resume, restarted=restarted)
+    else:  # the crash may have come between the publication and this
+        _remember_trained(RunFolder(root), config, settings)
     with clock("promote"):
         consider_promotion(settings.store, root, model_name(config), run_id)  # tells of red gates
         enforce_gates(root, config)
@@ -105,6 +108,7 @@ def _work_through(
         forget_checkpoints(settings.store, run_id)
     with clock("ingest"):
         state = look_at_source(config, settings.store)  # before: what comes later is news
+        write_json(run.source_state, asdict(state))
         films = ingest(config, settings.data_dir, settings.store)
     with clock("index"):
         index_films(run.root, config, films.root)
@@ -142,9 +146,16 @@ def _work_through(
     require_current()
     with clock("publish"):
         report_url = publish(settings.store, run.root, run_id, headline)
-    remember_trained(settings.store, data_name(config.data.source), state)
+    _remember_trained(run, config, settings)
     show_figures(run.root, run_id, holdout)  # a UI that is away holds no publication up
     show_report(run_id, holdout, report_url, clock.rows())
+
+
+def _remember_trained(run: RunFolder, config: RunConfig, settings: Settings) -> None:
+    """Where the run goes on on another machine nothing is known: the source then is news again."""
+    if run.source_state.exists():
+        state = SourceState(**read_json(run.source_state))
+        remember_trained(settings.store, data_name(config.data.source), state)
 
 
 def _train(

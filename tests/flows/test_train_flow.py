@@ -1,15 +1,19 @@
 """What the main job's flow decides by itself; with a worker it is in `test_main_job`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from prefect.testing.utilities import prefect_test_harness
 
 import flows.train
 from cxr_model.config import RunConfig
 from cxr_model.errors import CheckpointMismatch
-from cxr_model.run_folder import RunFolder
+from cxr_model.run_folder import RunFolder, write_json
 from flows.settings import Settings
+from tasks.dataset_state import SourceState
 
 
 @pytest.fixture
@@ -47,3 +51,17 @@ def test_whoever_asks_for_a_resumption_is_told_instead(calls: list[str], tmp_pat
         train(tmp_path, restarted=False)
     assert calls == ["train"]
     assert RunFolder(tmp_path).checkpoints.exists()
+
+
+def test_one_that_crashed_behind_its_publication_still_remembers_its_source(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the watch over the source would have the same films trained on once more."""
+    state, remember = SourceState("digest", "phantom:9"), Mock()
+    write_json(RunFolder(settings.runs_dir / "r").source_state, asdict(state))
+    for name in ("started_again", "fetch_if_published", "consider_promotion", "enforce_gates"):
+        monkeypatch.setattr(flows.train, name, Mock(return_value=True))
+    monkeypatch.setattr(flows.train, "remember_trained", remember)
+    with prefect_test_harness(server_startup_timeout=120):
+        assert flows.train.train(run_id="r") == "r"
+    assert remember.call_args.args[2] == state
