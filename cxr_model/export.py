@@ -1,11 +1,12 @@
 """A trained network in the form that other programs load: ONNX, TorchScript or safetensors.
 
 ONNX and TorchScript hold the grey scale too. They take ``films``, uint8 (N, C, S, S) with
-any N, and give ``probabilities``, float32 (N, num_classes), classes in ``model.json``'s
-order. A film is brought to S x S pixels as `cxr_model.cache.film_pixels` does: turned
-upright by its EXIF orientation, grey levels of more than 8 bits scaled to 0-255, squashed
-to the square with Pillow's bilinear filter (for JPEGs after ``draft``, which decodes them
-at 1/2, 1/4 or 1/8 of their size, never below S).
+any N, and give ``probabilities``, float32 (N, num_classes), neither tempered nor thresholded;
+classes, size and colour stand in the JSON file beside each, the run's ``model.json``. A film
+is brought to S x S pixels as `cxr_model.cache.film_pixels` does: turned upright by its EXIF
+orientation, grey levels of more than 8 bits scaled to 0-255, squashed to the square with
+Pillow's bilinear filter (for JPEGs after ``draft``, which decodes them at 1/2, 1/4 or 1/8 of
+their size, never below S).
 """
 
 import shutil
@@ -25,6 +26,8 @@ from cxr_model.run_folder import RunFolder, atomic_path
 
 Format = Literal["onnx", "torchscript", "safetensors"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+NUM_NOISE = 16
+"""Pictures of noise that every exported network is compared on."""
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 
 
@@ -41,22 +44,26 @@ class FilmClassifier(nn.Module):
         return logits.softmax(dim=1)
 
 
-def export_model(run: RunFolder, kind: Format, path: Path, films: NDArray[np.uint8]) -> float:
+def export_model(
+    run: RunFolder, kind: Format, path: Path, films: NDArray[np.uint8]
+) -> float | None:
     """Write the run's network to ``path``; return how far its answers are from PyTorch's.
 
     That is the largest difference of a probability on ``films`` (N, S, S), or (N, S, S, 3),
-    and on as many of noise; 0 for safetensors, which is the file itself with ``model.json``
-    beside it. Raises ``ConfigError`` where a package is missing.
+    and on `NUM_NOISE` pictures of noise; None for safetensors, which is the run's own file and
+    answers nothing. The run's ``model.json`` is written beside it, with the suffix ``.json``.
+    Raises ``ConfigError`` where a package is missing.
     """
+    with atomic_path(path.with_suffix(".json")) as temporary:
+        shutil.copyfile(run.model_card, temporary)
     if kind == "safetensors":
         with atomic_path(path) as temporary:
             shutil.copyfile(run.weights, temporary)
-        with atomic_path(path.with_suffix(".json")) as temporary:
-            shutil.copyfile(run.model_card, temporary)
-        return 0.0
+        return None
     network, card = load_model(run, torch.device("cpu"))
     classifier = FilmClassifier(network, card).eval()
-    noise = np.random.default_rng(0).integers(0, 256, films.shape, dtype=np.uint8)
+    size = (NUM_NOISE, *films.shape[1:])
+    noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     batch = films_to_tensor(np.concatenate([films, noise]))
     with torch.inference_mode():
         expected = classifier(batch)

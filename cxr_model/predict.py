@@ -152,14 +152,12 @@ def film_shape(card: ModelCard) -> tuple[int, ...]:
 
 
 def decode_folder(folder: Path | None, card: ModelCard, most: int = 64) -> Pixels:
-    """Up to ``most`` films below ``folder`` as the network takes them; one grey film without."""
+    """Up to ``most`` films below ``folder`` as the network takes them; none without a folder."""
+    if folder is None:
+        return np.empty((0, *film_shape(card)), dtype=np.uint8)
     color = cast(Literal["grey", "rgb"], card.color)
-    found = folder.rglob("*") if folder else ()
-    paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
-    step = max(1, len(paths) // most)  # from all parts of the folder
-    if folder and not paths:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
         raise DataError(f"{folder}: holds no image file; name a folder of films")
-    if paths:
-        films = [decode_film(path, card.size_px, color) for path in paths[::step][:most]]
-        return np.stack(films)
-    return np.full((1, *film_shape(card)), 128, dtype=np.uint8)
+    step = max(1, len(paths) // most)  # from all parts of the folder
+    return np.stack([decode_film(path, card.size_px, color) for path in paths[::step][:most]])

@@ -83,7 +83,9 @@ def export(
     format_: Annotated[
         str, typer.Option("--format", help="onnx, torchscript or safetensors.")
     ] = "onnx",
-    to: Annotated[Path | None, typer.Option(help="File to write; default: RUN.<suffix>.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="File to write, or its folder; default: RUN.<suffix>.")
+    ] = None,
     films: Annotated[
         Path | None,
         typer.Option(
@@ -94,8 +96,11 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's network for other programs, and compare its answers with PyTorch's."""
-    from cxr_model.export import FORMATS, SUFFIXES, export_model
+    """Write a run's network for other programs, and compare its answers with PyTorch's.
+
+    Its classes and the size of its films are written beside it, as JSON.
+    """
+    from cxr_model.export import FORMATS, NUM_NOISE, SUFFIXES, export_model
     from cxr_model.model_files import ModelCard
     from cxr_model.predict import decode_folder
     from tasks.named_model import NETWORK_FILES
@@ -106,16 +111,23 @@ def export(
         make_folder(to.parent)
     model = fetch_model(run, NETWORK_FILES)
     card = ModelCard.read(model.model_card)
-    path = to or Path(card.run_id + SUFFIXES[format_])
+    path = to or Path()
+    if path.is_dir():
+        path /= card.run_id + SUFFIXES[format_]
     compared = decode_folder(films, card)
     difference = export_model(model, format_, path, compared)
+    beside = path.with_suffix(".json")
     if as_json:
-        told = {"path": str(path), "num_films": len(compared), "max_difference": difference}
-        print(json.dumps(told))
+        told = {"path": str(path), "card": str(beside), "run_id": card.run_id}
+        compared_on = {"num_films": len(compared), "num_noise": NUM_NOISE}
+        print(json.dumps(told | compared_on | {"max_difference": difference}))
+    elif difference is None:
+        out.print(f"{path}: the weights of run {card.run_id} as they are; its card: {beside}")
     else:
+        on = f"{len(compared)} films and " if len(compared) else ""
         out.print(
-            f"{path}: differs from PyTorch by {difference:.1e} at most in a probability, on "
-            f"{len(compared)} films and as many of noise"
+            f"{path}: the network of run {card.run_id} (its card: {beside}); differs from PyTorch "
+            f"by {difference:.1e} at most in a probability, on {on}{NUM_NOISE} pictures of noise"
         )
 
 
