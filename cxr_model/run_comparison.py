@@ -20,10 +20,13 @@ _PREFIX = "probability_"
 def compare_runs(first: RunFolder, second: RunFolder, *, draws: int, seed: int) -> dict[str, Any]:
     """What `compare_predictions` says of first minus second, on the films of `unseen_films`.
 
-    Films are matched by content, whatever they are called. Raises ``DataError`` for runs of
-    other classes and for fewer than `LEAST_FILMS` films in common.
+    Films are matched by content, whatever they are called. ``protocol`` is that of the folds by
+    which a cross-validation counts, None where both are trainings. Raises ``DataError`` for
+    runs of other classes, cross-validations without a protocol in common, and fewer than
+    `LEAST_FILMS` films in common.
     """
-    ours, theirs = unseen_films(first), unseen_films(second)
+    protocol = _common_protocol(first, second)
+    ours, theirs = unseen_films(first, protocol), unseen_films(second, protocol)
     classes = [_classes(table) for table in (ours, theirs)]
     if set(classes[0]) != set(classes[1]):
         raise DataError(
@@ -38,29 +41,43 @@ def compare_runs(first: RunFolder, second: RunFolder, *, draws: int, seed: int) 
         )
     # Their digests stand for the films: a path is another one in each run.
     pair = [table.loc[common].rename_axis("path").reset_index() for table in (ours, theirs)]
-    return compare_predictions(pair[0], pair[1], classes[0], draws=draws, seed=seed)
+    found = compare_predictions(pair[0], pair[1], classes[0], draws=draws, seed=seed)
+    return {"protocol": protocol, **found}
 
 
-def unseen_films(run: RunFolder) -> pd.DataFrame:
+def _common_protocol(first: RunFolder, second: RunFolder) -> str | None:
+    """``grouped`` where both have it: a difference of protocols is none of networks."""
+    crossvals = [run for run in (first, second) if not run.predictions.exists()]
+    for protocol in reversed(PROTOCOLS):
+        if all(run.protocol_predictions(protocol).exists() for run in crossvals):
+            return protocol if crossvals else None
+    if len(crossvals) == 2 and all(map(_protocols, crossvals)):
+        raise DataError(
+            f"folds are {_protocols(first)[0]} in one run and {_protocols(second)[0]} in the "
+            "other; compare cross-validations of one protocol"
+        )
+    empty = next(run for run in crossvals if not _protocols(run))
+    raise DataError(f"{empty.root}: holds no predictions; name a training or a cross-validation")
+
+
+def _protocols(run: RunFolder) -> list[str]:
+    return [name for name in PROTOCOLS if run.protocol_predictions(name).exists()]
+
+
+def unseen_films(run: RunFolder, protocol: str | None) -> pd.DataFrame:
     """Predictions of films that the predicting network was not trained on, by digest.
 
     Of a training these are its holdout; of a cross-validation each film under the network of
-    the fold that left it out, of the first repeat and, where there is one, of the grouped
-    protocol. Columns ``label``, ``group``, ``predicted`` and the probabilities; copies are
-    left out. Raises ``DataError`` for a folder that holds neither.
+    the fold that left it out, of the first repeat of ``protocol``. Columns ``label``,
+    ``group``, ``predicted`` and the probabilities; copies are left out.
     """
     if run.predictions.exists():
         films = read_predictions(run.predictions).query("split == 'holdout'")
         group_of = read_splits(run.splits).set_index("path")["group"]
         films = films.assign(group=films["path"].map(group_of)).drop(columns="split")
     else:
-        files = [run.protocol_predictions(protocol) for protocol in reversed(PROTOCOLS)]
-        found = [file for file in files if file.exists()]
-        if not found:
-            raise DataError(
-                f"{run.root}: holds no predictions; name a training or a cross-validation"
-            )
-        films = read_predictions(found[0]).query("repeat == 1")
+        assert protocol
+        films = read_predictions(run.protocol_predictions(protocol)).query("repeat == 1")
         films = films.drop(columns=["repeat", "fold"])
     return films.drop_duplicates("sha256").set_index("sha256").drop(columns="path")
 

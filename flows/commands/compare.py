@@ -48,6 +48,8 @@ def compare(
         return
     out.print(_table(found, names))
     out.print(f"{verdict}.")
+    if found["protocol"]:
+        out.print(f"A cross-validation counts by its {found['protocol']} folds, first repeat.")
 
 
 def _predictions_of(run: "Manifest") -> list[str]:

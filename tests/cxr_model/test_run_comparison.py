@@ -77,7 +77,7 @@ def test_figures_of_each_and_their_difference_agree(tmp_path: Path) -> None:
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
         gap = found["first"][name]["value"] - found["second"][name]["value"]
         assert found[name]["value"] == pytest.approx(gap)
-    ours = unseen_films(first)
+    ours = unseen_films(first, found["protocol"])
     assert found["first"]["accuracy"]["value"] == (ours["label"] == ours["predicted"]).mean()
 
 
@@ -92,15 +92,25 @@ def test_the_verdict_names_the_better_run_whichever_comes_first(tmp_path: Path) 
     assert "differs by 0.000 (0.00–0.00)" in same
 
 
-def test_of_a_cross_validation_the_grouped_films_of_the_first_repeat_count(tmp_path: Path) -> None:
+def test_of_a_cross_validation_the_films_of_the_first_repeat_count_by_patient_where_both_can(
+    tmp_path: Path,
+) -> None:
     both = write_crossval(tmp_path / "both", 0.95, ["grouped", "naive"])
     naive = write_crossval(tmp_path / "naive", 0.75, ["naive"])
-    assert len(unseen_films(both)) == 400
-    found = compare_runs(both, naive, draws=300, seed=0)
-    assert found["n"] == 400
-    assert found["first"]["accuracy"]["value"] > 0.9
+    grouped = write_crossval(tmp_path / "grouped", 0.95, ["grouped"])
     training = write_training(tmp_path / "training", 0.9)
-    assert compare_runs(training, both, draws=300, seed=0)["n"] == 300
+    for first, second, protocol, films in (
+        (both, naive, "naive", 400),
+        (both, grouped, "grouped", 400),
+        (training, both, "grouped", 300),
+        (naive, training, "naive", 300),
+    ):
+        found = compare_runs(first, second, draws=300, seed=0)
+        assert (found["protocol"], found["n"]) == (protocol, films)
+    assert compare_runs(both, naive, draws=300, seed=0)["first"]["accuracy"]["value"] < 0.9
+    assert compare_runs(training, training, draws=300, seed=0)["protocol"] is None
+    with pytest.raises(DataError, match="folds are naive in one run and grouped in the other"):
+        compare_runs(naive, grouped, draws=300, seed=0)
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
