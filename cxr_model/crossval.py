@@ -1,6 +1,8 @@
 """Cross-validation: one fold on files, and what all folds together say."""
 
 import math
+import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -38,9 +40,25 @@ def run_fold(
     ``run`` is the cross-validation's folder, with its index; all that the fold writes lies
     below ``folds/``. A fold that is done is not done again, one that was interrupted goes on
     from its checkpoint. Raises ``ConfigError`` for one that is done on other films.
-    In a pool, its process ends with the one that made the pool.
+    In a pool, its process ends with the one that made the pool, and at Ctrl-C.
     """
     end_with_parent()
+    try:
+        _run_fold(run, fold, config, crossval, cache, on_epoch)
+    except KeyboardInterrupt:  # its checkpoint is written
+        if multiprocessing.parent_process():
+            os._exit(130)  # else the pool would hand this process the next fold
+        raise
+
+
+def _run_fold(
+    run: RunFolder,
+    fold: Fold,
+    config: RunConfig,
+    crossval: CrossvalConfig,
+    cache: FilmCache,
+    on_epoch: Callable[[EpochRecord], None],
+) -> None:
     folder = RunFolder(run.folds / fold.name)
     splits = fold_splits(read_index(run.index), fold, crossval)
     if folder.metrics.exists():

@@ -13,7 +13,7 @@ from rich.console import Console
 from cxr_model.errors import GateError
 from flows.embedded_store import store_for
 from flows.settings import Settings, prefect_environment
-from flows.stack import api_with_worker, require_healthy, running_stack
+from flows.stack import api_with_worker, own_server, require_healthy, running_stack
 from tasks.storage_location import StoreLocation
 
 
@@ -33,15 +33,29 @@ class Job:
     def flow_run_name(self) -> str:
         return f"{self.name}-{self.run_id}"
 
+    @property
+    def way_back(self) -> str:
+        """What to tell whoever interrupts it; empty where it cannot go on."""
+        if self.name not in ("train", "crossval"):
+            return ""
+        return f"; 'cxr {self.name} --resume {self.run_id}' goes on with it"
+
 
 def run_here(job: Job, settings: Settings, tell_outcome: Callable[[StoreLocation], None]) -> None:
-    """Run the flow in this process; the embedded store runs until the outcome is told."""
+    """Run the flow in this process; the embedded store runs until the outcome is told.
+
+    Without a server or a stack one is started for it: Prefect's own temporary server would be
+    another one in each process of a pool, and gives no slot free that a killed run held.
+    """
     os.environ.update(prefect_environment(settings))
-    if settings.prefect_api_url:
-        require_healthy(settings.prefect_api_url)
-    elif stack := running_stack(settings):
-        os.environ["PREFECT_API_URL"] = stack.api_url  # two servers would share its database
-    with store_for(settings) as location:
+    with ExitStack() as ends:
+        location = ends.enter_context(store_for(settings))
+        if settings.prefect_api_url:
+            require_healthy(settings.prefect_api_url)
+        elif stack := running_stack(settings):
+            os.environ["PREFECT_API_URL"] = stack.api_url  # two servers would share its database
+        else:
+            os.environ["PREFECT_API_URL"] = ends.enter_context(own_server(settings))
         if settings.uses_embedded_store:
             os.environ["CXR_S3_PORT"] = str(urlsplit(location.endpoint_url).port)
         # Imported now: Prefect reads the environment at its import.

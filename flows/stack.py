@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from cxr_model.errors import StackError
 from cxr_model.run_folder import atomic_path
-from flows.embedded_store import require_free_port, store_command
+from flows.embedded_store import free_port, require_free_port, store_command
 from flows.settings import LOOPBACK, Settings, prefect_environment
 from flows.supervisor import Supervisor, end_with_parent
 
@@ -234,6 +234,51 @@ def _require_access(api_url: str) -> None:
             f"PREFECT_API_URL={api_url}: refuses this user ({error.response.status_code}); set "
             "PREFECT_API_AUTH_STRING to USER:PASSWORD of the server, or PREFECT_API_KEY"
         ) from error
+
+
+@contextmanager
+def own_server(settings: Settings) -> Iterator[str]:
+    """Give the API address of a Prefect server without worker or schedules, for the block.
+
+    Its port is any that is free. Raises ``StackError`` when it does not come up.
+    """
+    api_url = f"http://{LOOPBACK}:{(port := free_port())}/api"
+    settings.logs_dir.mkdir(parents=True, exist_ok=True)
+    log = settings.logs_dir / f"server-{port}.log"
+    prefect = str(Path(sys.executable).with_name("prefect"))
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [prefect, "server", "start", "--host", LOOPBACK, "--port", str(port), "--no-ui"],
+            env={
+                **os.environ,
+                "PREFECT_API_URL": api_url,
+                "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+            },
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for the flow, which tells the server of it
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),  # noqa: PLW1509 (one system call)
+        ) as process,
+    ):
+        try:
+            _wait_for_server(api_url, process, log)
+            yield api_url
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+    log.unlink()  # all went well
+
+
+def _wait_for_server(api_url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while _silence(api_url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise StackError(f"the Prefect server did not come up ({_last_error(log)}); see {log}")
+        time.sleep(0.2)
 
 
 @contextmanager

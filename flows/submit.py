@@ -11,6 +11,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import State
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     LogFilter,
@@ -65,11 +66,11 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
             assert isinstance(flow_run, FlowRun)  # a coroutine only when called from async code
             console.print(f"flow run {flow_run.name}: {flow_run_page(api_url, flow_run.id)}")
             try:
-                _follow(client, flow_run, console)
+                _follow(client, flow_run, console, has_folds=job.name == "crossval")
             except KeyboardInterrupt:
                 client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
                 has_begun = client.read_flow_run(flow_run.id).run_count > 0
-                console.print(f"cancelling the flow run{_way_back(job) if has_begun else ''}")
+                console.print(f"cancelling the flow run{job.way_back if has_begun else ''}")
                 raise
             except ObjectNotFound as error:
                 raise StackError(f"flow run {flow_run.name}: was deleted meanwhile") from error
@@ -90,12 +91,6 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
     return flow_run.id
 
 
-def _way_back(job: Job) -> str:
-    if job.name not in ("train", "crossval"):
-        return ""
-    return f"; 'cxr {job.name} --resume {job.run_id}' goes on with it"
-
-
 def _reason(error: PrefectHTTPStatusError) -> str:
     try:
         return str(error.response.json()["detail"])
@@ -108,8 +103,10 @@ def flow_run_page(api_url: str, flow_run_id: UUID) -> str:
     return f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
 
 
-def _follow(client: SyncPrefectClient, flow_run: FlowRun, console: Console) -> None:
-    log = _RunLog(client, flow_run.id, console)
+def _follow(
+    client: SyncPrefectClient, flow_run: FlowRun, console: Console, *, has_folds: bool = False
+) -> None:
+    log = _RunLog(client, flow_run.id, console, has_folds=has_folds)
     started, warned = time.monotonic(), False
     num_tasks, task_began = 0, started
     crashed_at: float | None = None
@@ -177,8 +174,16 @@ def _look(client: SyncPrefectClient, flow_run_id: UUID, log: "_RunLog") -> State
 class _RunLog:
     """Prints a flow run's lines as they come; late ones sort before those already there."""
 
-    def __init__(self, client: SyncPrefectClient, flow_run_id: UUID, console: Console) -> None:
+    def __init__(
+        self,
+        client: SyncPrefectClient,
+        flow_run_id: UUID,
+        console: Console,
+        *,
+        has_folds: bool = False,
+    ) -> None:
         self._client, self._flow_run_id, self._console = client, flow_run_id, console
+        self._has_folds = has_folds
         self._shown: set[UUID | None] = set()
         self._newest: DateTime | None = None
         self._has_ended = False
@@ -195,7 +200,7 @@ class _RunLog:
     def print_new(self) -> None:
         since = self._newest and self._newest - _LATE
         which = LogFilter(
-            flow_run_id=LogFilterFlowRunId(any_=[self._flow_run_id]),
+            flow_run_id=LogFilterFlowRunId(any_=[self._flow_run_id, *self._flow_of_folds()]),
             timestamp=LogFilterTimestamp(after_=since),
         )
         offset = 0
@@ -210,6 +215,16 @@ class _RunLog:
                 break
             offset += len(lines)
 
+    def _flow_of_folds(self) -> list[UUID]:
+        """A cross-validation's folds are tasks of a flow of their own."""
+        if not self._has_folds:
+            return []
+        of_this = FlowRunFilterParentFlowRunId(any_=[self._flow_run_id])
+        found = self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(parent_flow_run_id=of_this)
+        )
+        return [flow_run.id for flow_run in found]
+
     def print_last(self) -> None:
         """Print until the flow's last line has come, or should have."""
         deadline = time.monotonic() + _LAST_LINES_S
@@ -222,7 +237,8 @@ class _RunLog:
         if line.task_run_id:
             self._tasks.add(line.task_run_id)
         self._newest = max(self._newest or line.timestamp, line.timestamp)
-        if line.name == "prefect.flow_runs":  # a crashed one that goes on has not
+        if line.name == "prefect.flow_runs" and line.flow_run_id == self._flow_run_id:
+            # A crashed one that goes on has not.
             self._has_ended = line.message.startswith(_ENGINES_LAST_WORDS)
         if not (line.name in _WORKERS_TALK or line.message in _ENGINES_TALK):
             self._console.print(f"{line.timestamp:%H:%M:%S} {line.message}")

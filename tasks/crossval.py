@@ -38,7 +38,8 @@ def train_fold(
 
     def tell(record: EpochRecord) -> None:
         logger.info(
-            "epoch %d/%d  loss %.3f  %.0f films/s  %.0f s",
+            "fold %s: epoch %d/%d  loss %.3f  %.0f films/s  %.0f s",
+            fold.name,
             record.epoch,
             config.training.epochs,
             record.train_loss,

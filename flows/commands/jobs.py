@@ -45,6 +45,10 @@ def train(
     if resume:
         _refuse_beside_resume(context)
         run_config, run_id = _settings_of(resume, settings), resume
+        if RunFolder(settings.runs_dir / resume).crossval_config.exists():
+            raise ConfigError(
+                f"run {resume}: is a cross-validation; use 'cxr crossval --resume {resume}'"
+            )
     else:
         run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
     _start("train", run_config, run_id, settings, resume=bool(resume), local=local)
@@ -212,7 +216,11 @@ def _run(job: "Job", settings: Settings, *, local: bool) -> None:
         _print_outcome(job.run_id, settings, location)
 
     if local:
-        jobs.run_here(job, settings, tell_outcome)
+        try:
+            jobs.run_here(job, settings, tell_outcome)
+        except KeyboardInterrupt:
+            err.print(f"interrupted{job.way_back}")
+            raise
     else:
         jobs.run_on_worker(job, settings, out, err, tell_outcome)
 

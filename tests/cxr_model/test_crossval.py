@@ -156,6 +156,36 @@ def test_the_process_of_a_fold_ends_with_whoever_made_the_pool(tmp_path: Path) -
     assert left == []
 
 
+INTERRUPTED = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from cxr_model import crossval
+
+def interrupted(begun):
+    def run_fold(*_):
+        begun.touch()
+        raise KeyboardInterrupt
+    crossval._run_fold = run_fold
+    crossval.run_fold(None, None, None, None, None, None)
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        folds = [pool.submit(interrupted, Path(sys.argv[1]) / str(n)) for n in range(3)]
+        print({type(fold.exception()).__name__ for fold in folds})
+"""
+
+
+def test_an_interrupted_pool_begins_no_other_fold(tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "pool.py").write_text(INTERRUPTED)
+    command = [sys.executable, tmp_path / "pool.py", tmp_path / "begun"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert told == "{'BrokenProcessPool'}\n"
+    assert [file.name for file in (tmp_path / "begun").iterdir()] == ["0"]
+
+
 def test_the_interval_is_widened_for_films_that_trainings_share() -> None:
     values = [0.81, 0.86, 0.84, 0.9]
     spread = np.std(values, ddof=1) * np.sqrt(1 / 4 + 1 / 3)  # Nadeau & Bengio's correction

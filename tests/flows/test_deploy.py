@@ -219,5 +219,7 @@ def test_a_run_of_this_process_is_marked_as_ours(
     monkeypatch.setattr(flows.jobs, "import_module", lambda _: flow)
     monkeypatch.setattr(flows.jobs, "prefect_environment", lambda _: {})
     job = flows.jobs.Job(name="train", run_id="r", parameters={})
-    flows.jobs.run_here(job, Settings(home=tmp_path, bucket="any"), lambda _: None)
+    monkeypatch.setattr(flows.jobs, "require_healthy", lambda _: None)
+    settings = Settings(home=tmp_path, bucket="any", prefect_api_url="http://unused/api")
+    flows.jobs.run_here(job, settings, lambda _: None)
     assert seen == [{"cxr"}]
