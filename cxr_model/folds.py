@@ -99,10 +99,10 @@ def assign_folds(
     units = films["group"] if protocol == "grouped" else films["path"]
     for label, count in units.groupby(films["label"]).nunique().items():
         if count < num_folds:
-            kind = "groups" if protocol == "grouped" else "films"
+            kind = "groups (patients, series)" if protocol == "grouped" else "films"
             raise DataError(
-                f"class {label!r} has {count} {kind}, too few for {num_folds} folds; add films "
-                "or use fewer folds"
+                f"class {label!r} has {count} {kind}, too few for {num_folds} {protocol} folds; "
+                "add films or use fewer folds"
             )
     return films.assign(fold=_deal(films, protocol, num_folds, seed))
 

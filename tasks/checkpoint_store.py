@@ -79,7 +79,7 @@ def read_run_settings(store: ObjectStore, run: RunFolder, run_id: str) -> dict[s
         except MissingObjectError as error:
             raise StorageError(
                 f"run {run_id}: neither {run.root} nor {store.location.uri(_key(run_id))} knows "
-                "it; 'cxr train' starts a new one"
+                "it; without --resume a new one begins"
             ) from error
     settings: dict[str, Any] = json.loads(text)
     return settings

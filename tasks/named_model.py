@@ -8,6 +8,7 @@ from cxr_model.run_folder import RunFolder
 from tasks.registry import IF_THERE, fetch_version, read_champion, require_files
 from tasks.run_store import fetch_run, read_manifest
 from tasks.storage import ObjectStore
+from tasks.storage_errors import StorageError
 
 CHAMPION = "champion"
 
@@ -49,6 +50,11 @@ def find_model(
         )
     manifest = read_manifest(store, name, files)
     has = {record.key for record in manifest.objects}
+    if _WEIGHTS not in has:
+        raise StorageError(
+            f"run {manifest.run_id}: has no network of its own, as a cross-validation and an "
+            "evaluation have none; name a training, see 'cxr runs'"
+        )
 
     def fetch() -> RunFolder:
         require_files(manifest.run_id, files, has)

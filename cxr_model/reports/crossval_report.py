@@ -125,6 +125,11 @@ def as_estimate(figure: dict[str, Any], n: int) -> Estimate:
     }
 
 
+def _dealt(row: dict[str, Any]) -> str:
+    times = f", {row['repeats']} times" if row["repeats"] > 1 else ""
+    return f"{row['folds']} folds{times}"
+
+
 def crossval_headline(record: dict[str, Any]) -> dict[str, Any]:
     """What lists of runs show: the figures of the stricter protocol, and what the other adds."""
     row = max(record["rows"], key=lambda row: PROTOCOLS.index(row["protocol"]))
@@ -134,7 +139,7 @@ def crossval_headline(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "preset": record["preset"],
         "source": record["source"],
-        "network": f"{row['model']}, {row['folds']} folds, {row['protocol']}",
+        "network": f"{row['model']}, {_dealt(row)}, {row['protocol']}",
         "accuracy": as_estimate(row["accuracy"], n),
         "balanced_accuracy": as_estimate(row["balanced_accuracy"], n),
         **(

@@ -79,7 +79,7 @@ def test_unreadable_films_are_in_no_fold() -> None:
 
 
 def test_a_class_with_fewer_groups_than_folds_is_told() -> None:
-    with pytest.raises(DataError, match=r"'covid' has 2 groups, too few for 3 folds"):
+    with pytest.raises(DataError, match=r"'covid' has 2 groups \(.*\), too few for 3 grouped"):
         assign_folds(make_index(num_patients=8), "grouped", num_folds=3, seed=0)
 
 
