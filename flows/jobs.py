@@ -1,5 +1,6 @@
 """Start a flow on a worker or in this process, and see it to its end."""
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -48,14 +49,16 @@ def run_here(job: Job, settings: Settings, tell_outcome: Callable[[StoreLocation
     another one in each process of a pool, and gives no slot free that a killed run held.
     """
     os.environ.update(prefect_environment(settings))
-    with ExitStack() as ends:
-        location = ends.enter_context(store_for(settings))
-        if settings.prefect_api_url:
-            require_healthy(settings.prefect_api_url)
-        elif stack := running_stack(settings):
-            os.environ["PREFECT_API_URL"] = stack.api_url  # two servers would share its database
-        else:
-            os.environ["PREFECT_API_URL"] = ends.enter_context(own_server(settings))
+    if settings.prefect_api_url:
+        require_healthy(settings.prefect_api_url)
+    elif stack := running_stack(settings):
+        os.environ["PREFECT_API_URL"] = stack.api_url  # two servers would share its database
+    else:
+        server = ExitStack()
+        # Behind Prefect, which sends its last lines and events as the process ends.
+        atexit.register(server.close)
+        os.environ["PREFECT_API_URL"] = server.enter_context(own_server(settings))
+    with store_for(settings) as location:
         if settings.uses_embedded_store:
             os.environ["CXR_S3_PORT"] = str(urlsplit(location.endpoint_url).port)
         # Imported now: Prefect reads the environment at its import.

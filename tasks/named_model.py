@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxr_model.errors import StorageError
 from cxr_model.run_folder import RunFolder
 from tasks.registry import IF_THERE, fetch_version, read_champion, require_files
 from tasks.run_store import fetch_run, read_manifest
 from tasks.storage import ObjectStore
-from tasks.storage_errors import StorageError
 
 CHAMPION = "champion"
 
