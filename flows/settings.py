@@ -154,8 +154,6 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
             f"http://{host}:{settings.prefect_port}" for host in (LOOPBACK, "localhost")
         ),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # A --local run starts its own server, and each Dask worker one; on a busy machine slowly.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         # In memory, the default, a server that starts anew forgets who holds a slot, and the
         # device's would stay taken.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
