@@ -4,7 +4,8 @@ import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -27,6 +28,18 @@ from cxr_model.stages import predict_films, train
 from cxr_model.trainer import EpochRecord
 
 
+@contextmanager
+def _leaves_the_pool_at_ctrl_c() -> Iterator[None]:
+    """End an interrupted process of a pool, which would hand it the next fold."""
+    try:
+        yield
+    except KeyboardInterrupt:  # the fold's checkpoint is written
+        if multiprocessing.parent_process():
+            os._exit(130)
+        raise
+
+
+@_leaves_the_pool_at_ctrl_c()
 def run_fold(
     run: RunFolder,
     fold: Fold,
@@ -43,22 +56,6 @@ def run_fold(
     In a pool, its process ends with the one that made the pool, and at Ctrl-C.
     """
     end_with_parent()
-    try:
-        _run_fold(run, fold, config, crossval, cache, on_epoch)
-    except KeyboardInterrupt:  # its checkpoint is written
-        if multiprocessing.parent_process():
-            os._exit(130)  # else the pool would hand this process the next fold
-        raise
-
-
-def _run_fold(
-    run: RunFolder,
-    fold: Fold,
-    config: RunConfig,
-    crossval: CrossvalConfig,
-    cache: FilmCache,
-    on_epoch: Callable[[EpochRecord], None],
-) -> None:
     folder = RunFolder(run.folds / fold.name)
     splits = fold_splits(read_index(run.index), fold, crossval)
     if folder.metrics.exists():

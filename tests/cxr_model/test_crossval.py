@@ -162,13 +162,16 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from cxr_model import crossval
+from cxr_model.folds import Fold
+from cxr_model.run_folder import RunFolder
 
 def interrupted(begun):
-    def run_fold(*_):
+    def read_index(_):
         begun.touch()
         raise KeyboardInterrupt
-    crossval._run_fold = run_fold
-    crossval.run_fold(None, None, None, None, None, None)
+    crossval.read_index = read_index
+    fold = Fold(protocol="naive", repeat=1, number=1)
+    crossval.run_fold(RunFolder(begun), fold, None, None, None, None)
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
