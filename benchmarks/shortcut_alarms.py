@@ -18,7 +18,7 @@ from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig, TrainingConfig
 from cxr_model.data_config import DataConfig, PhantomConfig
 from cxr_model.index import build_index, write_index
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.run_folder import RunFolder
 from cxr_model.shortcuts.audit import audit_shortcuts

@@ -19,8 +19,8 @@ from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, Fold, fold_splits, plan_folds
 from cxr_model.index import read_index
+from cxr_model.intervals import certain_slack
 from cxr_model.launch import end_with_parent
-from cxr_model.metrics import certain_slack
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder, write_json, write_table
 from cxr_model.splits import read_splits, write_splits

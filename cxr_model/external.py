@@ -15,13 +15,8 @@ from cxr_model.environment import environment_record
 from cxr_model.errors import DataError
 from cxr_model.hygiene.candidates import near_hashes
 from cxr_model.index import data_digest, patient_summary, read_index
-from cxr_model.metrics import (
-    Estimate,
-    draw_figures,
-    evaluate_predictions,
-    proportion_interval,
-    rate_estimate,
-)
+from cxr_model.intervals import Estimate, draw_figures, proportion_interval, rate_estimate
+from cxr_model.metrics import evaluate_predictions
 from cxr_model.model_files import ModelCard
 from cxr_model.predict import BATCH_SIZE, Predictor
 from cxr_model.reliability.judgement import ABSTAINED, OUTLIER

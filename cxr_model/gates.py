@@ -14,7 +14,7 @@ import pandas as pd
 from cxr_model.config import RunConfig
 from cxr_model.errors import DataError, GateError
 from cxr_model.index import read_index
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.run_folder import RunFolder, read_json
 from cxr_model.splits import check_disjoint, read_splits
 

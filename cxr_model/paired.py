@@ -7,15 +7,8 @@ import numpy as np
 import pandas as pd
 
 from cxr_model.errors import DataError
-from cxr_model.metrics import (
-    Array,
-    Figure,
-    count_groups,
-    draw_figures,
-    figure_slacks,
-    mean_of_rates,
-    weighted_figures,
-)
+from cxr_model.intervals import Array, Figure, count_groups, draw_figures, mean_of_rates
+from cxr_model.metrics import figure_slacks, weighted_figures
 
 _COMPARED = ("accuracy", "balanced_accuracy", "macro_f1")
 

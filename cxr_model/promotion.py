@@ -6,7 +6,7 @@ from typing import Any
 from cxr_model.config_json import read_config
 from cxr_model.errors import DataError
 from cxr_model.gates import Gate, check_gates
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.run_comparison import compare_runs
 from cxr_model.run_folder import RunFolder, read_json
 

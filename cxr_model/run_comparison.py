@@ -6,7 +6,7 @@ import pandas as pd
 
 from cxr_model.errors import DataError
 from cxr_model.folds import PROTOCOLS
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder
 from cxr_model.splits import read_splits

@@ -17,7 +17,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)

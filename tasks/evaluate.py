@@ -10,7 +10,7 @@ from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.explanations.gallery import explain
 from cxr_model.external import evaluate_elsewhere
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import evaluate
 from cxr_model.summary import headline

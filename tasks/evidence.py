@@ -10,7 +10,7 @@ from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.gates import check_gates, require_gates
 from cxr_model.hygiene.audit import audit_films
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.reliability.measure import measure_reliability
 from cxr_model.reliability.outliers import measure_outliers
 from cxr_model.reliability.robustness import measure_robustness

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cxr_model.errors import ConfigError, StorageError
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 
 SCHEMA_VERSION = 1
 LATEST = "latest"

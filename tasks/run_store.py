@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cxr_model.errors import StorageError
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.run_folder import RunFolder, sha256_file
 from tasks.manifest import LATEST, Manifest, ManifestError, ObjectRecord, check_run_id, is_run_id
 from tasks.storage import ObjectStore, in_parallel, local_path

@@ -28,7 +28,7 @@ from cxr_model.explanations.lung_field import lung_field
 from cxr_model.explanations.run_checks import choose_checked, run_methods
 from cxr_model.films import films_to_tensor
 from cxr_model.index import read_index
-from cxr_model.metrics import proportion_interval
+from cxr_model.intervals import proportion_interval
 from cxr_model.model_files import ModelCard, load_model
 from cxr_model.network import Network
 from cxr_model.run_folder import RunFolder, write_json, write_table

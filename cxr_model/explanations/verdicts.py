@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.metrics import Estimate, draw_figures, estimate_from_draws, rate_estimate, ratio
+from cxr_model.intervals import Estimate, draw_figures, estimate_from_draws, rate_estimate, ratio
 
 Array = NDArray[np.float64]
 Check = dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 from cxr_model.config import RunConfig
 from cxr_model.index import data_digest, read_index
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.run_folder import RunFolder, atomic_path, read_json
 
 UNKNOWN = "Unknown: the films do not tell."

@@ -7,13 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_model.metrics import (
-    Estimate,
-    count_groups,
-    draw_figures,
-    mean_of_rates,
-    ratio,
-)
+from cxr_model.intervals import Estimate, count_groups, draw_figures, mean_of_rates, ratio
 
 HISTOGRAM_BINS = 32
 _BORDER_PX = 2

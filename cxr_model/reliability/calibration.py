@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.metrics import (
+from cxr_model.intervals import (
     Estimate,
     certain_slack,
     draw_figures,

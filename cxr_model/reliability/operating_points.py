@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from cxr_model.errors import DataError
-from cxr_model.metrics import (
+from cxr_model.intervals import (
     Estimate,
     draw_figures,
     estimate_from_draws,

@@ -21,15 +21,15 @@ from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
 from cxr_model.errors import DataError
 from cxr_model.films import films_to_tensor
-from cxr_model.metrics import (
+from cxr_model.intervals import (
     Estimate,
     bootstrap_weights,
     estimate_from_draws,
     faultless_slack,
     proportion_interval,
-    weighted_figures,
     widen,
 )
+from cxr_model.metrics import weighted_figures
 from cxr_model.model_files import Decision, ModelCard, load_model
 from cxr_model.network import Network
 from cxr_model.reliability.film_features import describe_films

@@ -13,13 +13,7 @@ from cxr_model.cache import FilmCache, Pixels
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device, resolve_precision
 from cxr_model.films import films_to_tensor, predict_logits
-from cxr_model.metrics import (
-    Estimate,
-    Figure,
-    bootstrap_weights,
-    count_groups,
-    mean_of_rates,
-)
+from cxr_model.intervals import Estimate, Figure, bootstrap_weights, count_groups, mean_of_rates
 from cxr_model.model_files import load_model
 from cxr_model.reliability.perturbations import PERTURBATIONS, Perturbation
 from cxr_model.run_folder import RunFolder, write_json

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.metrics import (
+from cxr_model.intervals import (
     certain_slack,
     draw_figures,
     estimate_from_draws,

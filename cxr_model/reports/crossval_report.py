@@ -11,8 +11,8 @@ from cxr_model.crossval import leakage_estimate, summarise_protocol
 from cxr_model.environment import environment_record
 from cxr_model.folds import PROTOCOLS, CrossvalConfig, plan_folds
 from cxr_model.index import data_digest, patient_summary, read_index
+from cxr_model.intervals import Estimate
 from cxr_model.labels import order_classes
-from cxr_model.metrics import Estimate
 from cxr_model.reports import figures
 from cxr_model.reports.page import data_uri, template_environment
 from cxr_model.run_folder import RunFolder, atomic_path, read_json, write_json, write_table

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cxr_model.metrics import Estimate, format_estimate
+from cxr_model.intervals import Estimate, format_estimate
 
 WIDTH = 3.6  # inches
 INK, MUTED, RULE = "#1f2a37", "#66758a", "#dde3ea"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from cxr_model.metrics import Estimate, format_estimate
+from cxr_model.intervals import Estimate, format_estimate
 from cxr_model.reports.figures import BLUE, GREEN, INK, MUTED, VERMILLION, WIDTH, short, styled
 
 _RULES = {

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cxr_model.metrics import Estimate, format_estimate
+from cxr_model.intervals import Estimate, format_estimate
 from cxr_model.reports.figures import BLUE, GREEN, INK, MUTED, VERMILLION, WIDTH, styled
 
 # Evidence to colour, marker and words: the marker tells them apart in a grey print.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.metrics import proportion_interval
+from cxr_model.intervals import proportion_interval
 from cxr_model.reliability.operating_points import predictive_values
 
 Array = NDArray[Any]

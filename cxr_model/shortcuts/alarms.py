@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import fisher_exact
 
-from cxr_model.metrics import Estimate, format_estimate
+from cxr_model.intervals import Estimate, format_estimate
 from cxr_model.shortcuts.scores import Judge, Probe
 
 LEAST_TOLD = 0.6

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cxr_model.metrics import Estimate
+from cxr_model.intervals import Estimate
 from cxr_model.shortcuts.scores import Array, Judge
 
 CORNER = 0.125

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.metrics import (
+from cxr_model.intervals import (
     Estimate,
     Figure,
     bootstrap_weights,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_model.metrics import count_groups, mean_of_rates
+from cxr_model.intervals import count_groups, mean_of_rates
 from cxr_model.shortcuts.scores import Judge, Probe
 
 _LEAST_FILMS = 5

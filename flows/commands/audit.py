@@ -95,7 +95,7 @@ def _examine(run: RunFolder, config: "RunConfig", settings: Settings) -> tuple[d
 
 
 def _print(record: dict[str, Any], source: str) -> None:
-    from cxr_model.metrics import format_estimate
+    from cxr_model.intervals import format_estimate
 
     patients, groups = record["patients"], record["groups"]
     out.print(f"{source}: {record['num_films']:,} films in {groups['count']:,} groups")

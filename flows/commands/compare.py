@@ -62,7 +62,7 @@ def _predictions_of(run: "Manifest") -> list[str]:
 
 
 def _table(found: dict[str, Any], names: list[str]) -> Table:
-    from cxr_model.metrics import format_estimate
+    from cxr_model.intervals import format_estimate
 
     table = Table("", *(Column(name, overflow="fold") for name in names), "difference")
     for name in _COMPARED:

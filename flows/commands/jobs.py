@@ -226,7 +226,7 @@ def _run(job: "Job", settings: Settings, *, local: bool) -> None:
 
 
 def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -> None:
-    from cxr_model.metrics import format_estimate
+    from cxr_model.intervals import format_estimate
     from tasks.run_store import read_manifest
     from tasks.storage import ObjectStore
 

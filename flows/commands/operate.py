@@ -122,7 +122,7 @@ def status(as_json: Json = False) -> None:
 
 def models(as_json: Json = False) -> None:
     """List the registered models, their versions and who is champion."""
-    from cxr_model.metrics import format_estimate
+    from cxr_model.intervals import format_estimate
     from tasks.registry import find_champion, list_models, list_versions
 
     with open_store() as store:

@@ -16,7 +16,7 @@ from flows.settings import Settings
 
 def runs(as_json: Json = False) -> None:
     """List the published runs, newest first."""
-    from cxr_model.metrics import format_estimate
+    from cxr_model.intervals import format_estimate
     from tasks.run_store import list_runs
 
     with open_store() as store:

@@ -20,7 +20,7 @@ from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, plan_folds
 from cxr_model.index import build_index, read_index, write_index
-from cxr_model.metrics import proportion_interval
+from cxr_model.intervals import proportion_interval
 from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.presets import smoke
 from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval

@@ -13,14 +13,8 @@ from scipy.stats import binom
 from sklearn import metrics as sk
 
 from cxr_model.errors import DataError
-from cxr_model.metrics import (
-    OVERALL,
-    PER_CLASS,
-    evaluate_predictions,
-    format_estimate,
-    proportion_interval,
-    weighted_figures,
-)
+from cxr_model.intervals import format_estimate, proportion_interval
+from cxr_model.metrics import OVERALL, PER_CLASS, evaluate_predictions, weighted_figures
 
 Array = NDArray[Any]
 
@@ -323,7 +317,7 @@ def test_memory_is_bounded_by_drawing_in_chunks(monkeypatch: pytest.MonkeyPatch)
     truth, scores = make_predictions(50, (0.5, 0.5), seed=9)
     arguments = (np.array(["a", "b"])[truth], scores, np.arange(50), ["a", "b"])
     at_once = evaluate_predictions(*arguments, draws=100, seed=0)
-    monkeypatch.setattr("cxr_model.metrics._CHUNK_BYTES", 8 * 50 * 7)
+    monkeypatch.setattr("cxr_model.intervals._CHUNK_BYTES", 8 * 50 * 7)
     assert evaluate_predictions(*arguments, draws=100, seed=0) == at_once
 
 

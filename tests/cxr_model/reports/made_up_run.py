@@ -9,7 +9,8 @@ import pandas as pd
 
 from cxr_model.explanations.attribution import METHOD_TITLES
 from cxr_model.hygiene.audit import FINDINGS
-from cxr_model.metrics import evaluate_predictions, proportion_interval
+from cxr_model.intervals import proportion_interval
+from cxr_model.metrics import evaluate_predictions
 from cxr_model.run_folder import RunFolder, write_json
 
 HOSTILE = "<script>alert('x')</script>"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cxr_model.errors import DataError
-from cxr_model.metrics import format_estimate
+from cxr_model.intervals import format_estimate
 from cxr_model.reports.documents import write_documents
 from cxr_model.reports.explained_films import GALLERY_FILMS
 from cxr_model.reports.page import format_duration

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_model.metrics import proportion_interval
+from cxr_model.intervals import proportion_interval
 from cxr_model.presets import smoke
 from cxr_model.reliability.measure import measure_reliability
 from cxr_model.reports.report import build_report

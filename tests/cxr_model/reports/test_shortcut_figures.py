@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cxr_model.metrics import Estimate
+from cxr_model.intervals import Estimate
 from cxr_model.reports.figures import svg_bytes
 from cxr_model.reports.shortcut_figures import shortcut_figures
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxr_model.metrics import Estimate
+from cxr_model.intervals import Estimate
 from cxr_model.shortcuts.alarms import raise_alarms, told_apart, verdict
 from cxr_model.shortcuts.scores import Judge, Probe, one_hot
 

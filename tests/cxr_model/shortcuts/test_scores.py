@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from cxr_model.metrics import mean_of_rates, proportion_interval
+from cxr_model.intervals import mean_of_rates, proportion_interval
 from cxr_model.shortcuts.scores import Judge, one_hot
 
 
