@@ -1,7 +1,7 @@
 """How good a classifier is on films it never saw: each figure with its 95 % interval and n.
 
 Shape suffixes: N films, C classes, B bootstrap draws, U distinct scores. 2,000 draws of
-three classes took 0.1 s for 225 films, 1 s for 2,000 and 7 s for 20,000 (one CPU core,
+three classes took 0.1 s for 225 films, 1.5 s for 2,000 and 9 s for 20,000 (one CPU core,
 212 MB at the peak).
 """
 
