@@ -56,7 +56,7 @@ def run_fold(
     In a pool, its process ends with the one that made the pool, and at Ctrl-C.
     """
     end_with_parent()
-    folder = RunFolder(run.folds / fold.name)
+    folder = run.fold(fold.name)
     splits = fold_splits(read_index(run.index), fold, crossval)
     if folder.metrics.exists():
         if not _are_written(splits, folder):
@@ -89,7 +89,7 @@ def drop_folds_of_other_films(run: RunFolder, crossval: CrossvalConfig) -> bool:
     """Remove all folds where one was begun on other films than those of the run's index."""
     index = read_index(run.index)
     for fold in plan_folds(crossval):
-        folder = RunFolder(run.folds / fold.name)
+        folder = run.fold(fold.name)
         if folder.splits.exists() and not _are_written(fold_splits(index, fold, crossval), folder):
             shutil.rmtree(run.folds)
             return True

@@ -84,6 +84,9 @@ class RunFolder:
         """Of a cross-validation: a run folder for each training."""
         return self.root / "folds"
 
+    def fold(self, name: str) -> "RunFolder":
+        return RunFolder(self.folds / name)
+
     @property
     def crossval_config(self) -> Path:
         return self.root / "crossval-config.json"

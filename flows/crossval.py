@@ -27,10 +27,12 @@ from tasks.crossval import drop_changed_folds, train_fold, write_crossval_report
 from tasks.ingest import ingest
 from tasks.prepare import build_image_cache, check_folds, index_films
 from tasks.publish import check_store, is_published, publish
+from tasks.storage_location import StoreLocation
 
 
 @flow(name="folds", validate_parameters=False)
 def train_folds(
+    location: StoreLocation,
     root: Path,
     folds: list[Fold],
     config: RunConfig,
@@ -40,7 +42,8 @@ def train_folds(
 ) -> None:
     """Every fold a task run, on the task runner that this flow is given."""
     futures = [
-        train_fold.submit(root, fold, config, crossval, cache_folder, num_threads) for fold in folds
+        train_fold.submit(location, root, fold, config, crossval, cache_folder, num_threads)
+        for fold in folds
     ]
     wait(futures)
     for future in futures:
@@ -89,7 +92,7 @@ def crossval(
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
         with turn_at(settings.device_slot):
             train_folds.with_options(task_runner=runner.runner)(
-                run.root, folds, config, crossval, cache, runner.num_threads
+                settings.store, run.root, folds, config, crossval, cache, runner.num_threads
             )
         headline = write_crossval_report(run.root, run_id, config, crossval, films.source)
         require_current()

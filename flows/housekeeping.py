@@ -12,7 +12,7 @@ def housekeeping(
     retention: Retention = Retention(),  # noqa: B008 (frozen)
     dry_run: bool = True,
 ) -> list[str]:
-    """Old runs and checkpoints in the bucket; run folders, caches and films on the worker.
+    """Old runs, checkpoints and results in the bucket; run folders, caches and films on the worker.
 
     What a registered model came from always stays. Returns what was, or would be, removed.
 

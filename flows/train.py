@@ -102,18 +102,19 @@ def _work_through(
     resume: bool,
     restarted: bool,
 ) -> None:
+    store = settings.store
     if resume or restarted:
-        find_checkpoint(settings.store, run.root, run_id)
+        find_checkpoint(store, run.root, run_id)
     else:
-        forget_checkpoints(settings.store, run_id)
+        forget_checkpoints(store, run_id)
     with clock("ingest"):
-        state = look_at_source(config, settings.store)  # before: what comes later is news
+        state = look_at_source(config, store)  # before: what comes later is news
         write_json(run.source_state, asdict(state))
-        films = ingest(config, settings.data_dir, settings.store)
+        films = ingest(config, settings.data_dir, store)
     with clock("index"):
         index_films(run.root, config, films.root)
     with clock("hygiene"):
-        examine_films(run.root, config, films.root)
+        examine_films(store, run.root, config, films.root)
     with clock("split"):
         split_films(run.root, config)
     with clock("cache"):
@@ -124,13 +125,13 @@ def _work_through(
         with clock("evaluate"):
             holdout = evaluate_holdout(run.root, config, cache)
         with clock("reliability"):
-            measure_probabilities(run.root, config)
-            measure_inputs(run.root, config, cache)
+            measure_probabilities(store, run.root, config)
+            measure_inputs(store, run.root, config, cache)
         if config.shortcuts.audit:
             with clock("shortcuts"):
-                probe_shortcuts(run.root, config, cache, films.root)
+                probe_shortcuts(store, run.root, config, cache, films.root)
         with clock("explain"):
-            explanations = explain_holdout(run.root, config, cache, films.root)
+            explanations = explain_holdout(store, run.root, config, cache, films.root)
     with clock("report"):
         headline = write_report(
             run.root,
@@ -145,7 +146,7 @@ def _work_through(
         )
     require_current()
     with clock("publish"):
-        report_url = publish(settings.store, run.root, run_id, headline)
+        report_url = publish(store, run.root, run_id, headline)
     _remember_trained(run, config, settings)
     show_figures(run.root, run_id, holdout)  # a UI that is away holds no publication up
     show_report(run_id, holdout, report_url, clock.rows())

@@ -16,10 +16,13 @@ from cxr_model.reports.crossval_report import crossval_headline, summary_markdow
 from cxr_model.run_folder import RunFolder
 from cxr_model.trainer import EpochRecord
 from tasks.artifacts import show
+from tasks.results_cache import cached
+from tasks.storage_location import StoreLocation
 
 
 @task(cache_policy=NO_CACHE, task_run_name="fold-{fold.name}")
 def train_fold(
+    location: StoreLocation,
     root: Path,
     fold: Fold,
     config: RunConfig,
@@ -29,8 +32,9 @@ def train_fold(
 ) -> None:
     """Deal the films out, train on a fold's and predict its holdout, below ``root``.
 
-    What is done is kept: a second call goes on where the first was stopped. ``num_threads``
-    is for folds that share a machine's cores.
+    What is done is kept: a second call goes on where the first was stopped, and a fold of the
+    same films and settings that is in the results cache is fetched. ``num_threads`` is for
+    folds that share a machine's cores.
     """
     if num_threads:
         torch.set_num_threads(num_threads)
@@ -47,7 +51,17 @@ def train_fold(
             record.seconds,
         )
 
-    run_fold(RunFolder(root), fold, config, crossval, FilmCache.open(cache_folder), tell)
+    run, cache = RunFolder(root), FilmCache.open(cache_folder)
+    folder = run.fold(fold.name)
+
+    def work() -> None:
+        run_fold(run, fold, config, crossval, cache, tell)
+
+    if folder.metrics.exists():
+        work()  # which looks whether it is of these films
+    else:
+        inputs = [run.index, run.crossval_config]
+        cached(location, folder, f"fold-{fold.name}", config, inputs, work)
 
 
 @task(cache_policy=NO_CACHE)

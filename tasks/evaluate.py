@@ -15,7 +15,9 @@ from cxr_model.run_folder import RunFolder
 from cxr_model.stages import evaluate
 from cxr_model.summary import headline
 from tasks.progress import tell_films
+from tasks.results_cache import cached
 from tasks.stage_clock import working
+from tasks.storage_location import StoreLocation
 
 
 @task(cache_policy=NO_CACHE)
@@ -34,12 +36,16 @@ def evaluate_holdout(run_root: Path, config: RunConfig, cache_folder: Path) -> d
 
 @task(cache_policy=NO_CACHE)
 def explain_holdout(
-    run_root: Path, config: RunConfig, cache_folder: Path, root: Path
+    location: StoreLocation, run_root: Path, config: RunConfig, cache_folder: Path, root: Path
 ) -> dict[str, Any]:
     """Write heat maps of chosen holdout films; returns the figures on them."""
-    cache = FilmCache.open(cache_folder)
-    with tell_films("explaining", "films explained") as tell, working():
-        figures = explain(RunFolder(run_root), config, cache, root, tell)
+    run, cache = RunFolder(run_root), FilmCache.open(cache_folder)
+
+    def work() -> dict[str, Any]:
+        with tell_films("explaining", "films explained") as tell, working():
+            return explain(run, config, cache, root, tell)
+
+    figures = cached(location, run, "explain", config, [run.index, run.splits, run.weights], work)
     logger = get_run_logger()
     for name, found in figures.items():
         if name == "methods":

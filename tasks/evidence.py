@@ -1,4 +1,7 @@
-"""Prefect tasks in which a run gathers evidence against itself; the work is `cxr_model`'s."""
+"""Prefect tasks in which a run gathers evidence against itself; the work is `cxr_model`'s.
+
+Each is kept in the results cache, and its function called where that does not have it.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,23 @@ from cxr_model.reliability.outliers import measure_outliers
 from cxr_model.reliability.robustness import measure_robustness
 from cxr_model.run_folder import RunFolder
 from cxr_model.shortcuts.audit import audit_shortcuts
+from tasks.results_cache import cached
 from tasks.stage_clock import working
+from tasks.storage_location import StoreLocation
 
 
 @task(cache_policy=NO_CACHE)
-def examine_films(run_root: Path, config: RunConfig, root: Path) -> dict[str, Any]:
+def examine_films(
+    location: StoreLocation, run_root: Path, config: RunConfig, root: Path
+) -> dict[str, Any]:
     """Copies, damage and strangers among the indexed films, and what each class looks like."""
-    with working():
-        found = audit_films(RunFolder(run_root), config, root)
+    run = RunFolder(run_root)
+
+    def work() -> dict[str, Any]:
+        with working():
+            return audit_films(run, config, root)
+
+    found = cached(location, run, "hygiene", config, [run.index], work)
     near = found["near_duplicates"]
     get_run_logger().info(
         "films that have an exact copy: %d, a near one: %s; copies across classes: %d",
@@ -35,10 +47,15 @@ def examine_films(run_root: Path, config: RunConfig, root: Path) -> dict[str, An
 
 
 @task(cache_policy=NO_CACHE)
-def measure_probabilities(run_root: Path, config: RunConfig) -> None:
+def measure_probabilities(location: StoreLocation, run_root: Path, config: RunConfig) -> None:
     """Calibration, operating points and abstention: chosen on validation, told of the holdout."""
-    with working():
-        found = measure_reliability(RunFolder(run_root), config)
+    run = RunFolder(run_root)
+
+    def work() -> dict[str, Any]:
+        with working():
+            return measure_reliability(run, config)
+
+    found = cached(location, run, "reliability", config, [run.splits, run.predictions], work)
     calibration = found["calibration"]
     get_run_logger().info(
         "temperature %.2f; calibration error %s, before %s",
@@ -49,21 +66,34 @@ def measure_probabilities(run_root: Path, config: RunConfig) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def measure_inputs(run_root: Path, config: RunConfig, cache_folder: Path) -> None:
+def measure_inputs(
+    location: StoreLocation, run_root: Path, config: RunConfig, cache_folder: Path
+) -> None:
     """What the network makes of damaged films and of what is no radiograph at all."""
     run, cache = RunFolder(run_root), FilmCache.open(cache_folder)
-    with working():
-        if config.reliability.outliers:
-            measure_outliers(run, config, cache)
-        if config.reliability.robustness:
-            measure_robustness(run, config, cache)
+
+    def work() -> None:
+        with working():
+            if config.reliability.outliers:
+                measure_outliers(run, config, cache)
+            if config.reliability.robustness:
+                measure_robustness(run, config, cache)
+
+    cached(location, run, "inputs", config, [run.splits, run.weights], work)
 
 
 @task(cache_policy=NO_CACHE)
-def probe_shortcuts(run_root: Path, config: RunConfig, cache_folder: Path, root: Path) -> None:
+def probe_shortcuts(
+    location: StoreLocation, run_root: Path, config: RunConfig, cache_folder: Path, root: Path
+) -> None:
     """How well the classes are told apart without the lungs."""
-    with working():
-        found = audit_shortcuts(RunFolder(run_root), config, FilmCache.open(cache_folder), root)
+    run, cache = RunFolder(run_root), FilmCache.open(cache_folder)
+
+    def work() -> dict[str, Any]:
+        with working():
+            return audit_shortcuts(run, config, cache, root)
+
+    found = cached(location, run, "shortcuts", config, [run.index, run.splits, run.weights], work)
     tell = get_run_logger().warning if found["alarm"] else get_run_logger().info
     tell("shortcuts: %s", found["verdict"])
 

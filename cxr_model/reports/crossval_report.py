@@ -40,7 +40,7 @@ def write_crossval(
     rows: list[dict[str, Any]] = []
     for protocol in crossval.protocols:
         folds = [fold for fold in plan_folds(crossval) if fold.protocol == protocol]
-        runs = [RunFolder(run.folds / fold.name) for fold in folds]
+        runs = [run.fold(fold.name) for fold in folds]
         tables[protocol] = pd.concat(
             read_predictions(each.predictions)
             .drop(columns="split")

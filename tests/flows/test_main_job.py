@@ -130,6 +130,13 @@ def test_a_killed_run_starts_anew_by_itself_and_ends_with_the_same_weights(
     assert "0 films decoded, 45 reused" in told
     assert "resuming from step-" in told
     assert "resuming after epoch" in told
+    # The same films, weights and settings: what the first run found is fetched.
+    for stage in ("hygiene", "reliability", "inputs", "explain"):
+        assert f"{stage}: from the results cache" in told
+    evidence = {path.name for path in (published / "evidence").iterdir()}
+    for name in evidence:
+        kept = bucket_of(stack) / "runs/broken-off/evidence" / name
+        assert kept.read_bytes() == (published / "evidence" / name).read_bytes()
     assert weights_of(stack, "broken-off") == weights_of(stack, published.name)
     board = EventAccumulator(str(bucket_of(stack) / "runs/broken-off/tensorboard")).Reload()
     assert [event.step for event in board.Scalars("train_loss")] == [1, 2]

@@ -68,7 +68,11 @@ def test_two_commands_share_a_stack_that_leaves_nothing_behind(settings: Setting
     keep = "keep_plan(Plan(schedules={'watch-dataset': '* * * * *'}))"
     subprocess.run(  # where the stack's server will find it
         [sys.executable, "-c", f"from flows.deploy import Plan, keep_plan; {keep}"],
-        env={**os.environ, **prefect_environment(settings)},
+        env={
+            **os.environ,
+            **prefect_environment(settings),
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # beside other tests
+        },
         check=True,
     )
 

@@ -83,6 +83,16 @@ def test_a_dry_run_lists_and_changes_nothing_and_a_registered_run_always_stays(
     assert b"runs/old/" not in store.read_bytes("index.html")
 
 
+def test_results_go_by_their_age(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_bytes("results/explain/0f.zip", b"packed")
+    later = time.time() + 20 * DAY
+    monkeypatch.setattr(time, "time", lambda: later)
+    for days, expected in ((21, []), (19, ["result explain/0f.zip"])):
+        found = sweep_bucket.fn(store.location, Retention(max_age_days=days), dry_run=False)
+        assert [f"{each.kind} {each.name}" for each in found] == expected
+    assert store.list_objects("results/") == []
+
+
 def test_what_a_broken_off_publication_or_removal_left_goes_too(
     store: ObjectStore, tmp_path: Path, headline: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
