@@ -32,8 +32,13 @@ def _randomisation_figure(methods: dict[str, Any]) -> Figure:
         for number, method in enumerate(methods.values()):
             rows = method["randomisation"]
             layers = [row["layer"] for row in rows]
-            values = [1.0] + [row[key] for row in rows]  # the trained network, with itself
-            _line(axes, list(range(len(values))), values, number, method["title"])
+            depths = list(range(len(rows) + 1))
+            value, low, high = (  # 1: the trained network, with itself
+                [1.0] + [row[key][end] for row in rows] for end in ("value", "ci_low", "ci_high")
+            )
+            _line(axes, depths, value, number, method["title"])
+            color = PALETTE[number % len(PALETTE)]
+            axes.fill_between(depths, low, high, color=color, alpha=0.12, linewidth=0)
         axes.axhline(MOST_RANDOMISED_SPEARMAN, color=MUTED, linewidth=0.8, linestyle=":")
         axes.set_ylabel(title)
         axes.set_ylim(-0.1, 1.05)

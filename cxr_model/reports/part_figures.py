@@ -36,7 +36,7 @@ CAPTIONS = {
     "risk-coverage": "Share of wrong answers by share of films answered, surest first.",
     "operating-points": "Sensitivity and specificity of each operating point on the holdout.",
     "randomisation": "Likeness to the trained network's maps as its layers are made random: a "
-    "method that depends on the weights falls.",
+    "method that depends on the weights falls. Bands are 95 % intervals.",
     "insertion": "The class's probability as cells are put in, strongest first.",
     "deletion": "The class's probability as cells are taken out, strongest first.",
     "outliers": "Outlier scores of the films and of strangers.",

@@ -39,27 +39,29 @@
     return scores.length ? Math.round((n * (scores.length - low)) / scores.length) : 0;
   };
 
+  // A rate and the ends of its interval, as of films that are independent.
   const wilson = (hits, n) => {
-    if (!n) return "undefined";
     const z = 1.959963984540054, p = hits / n, scale = 1 + (z * z) / n;
     const centre = (p + (z * z) / (2 * n)) / scale;
     const half = (z / scale) * Math.sqrt((p * (1 - p)) / n + (z * z) / (4 * n * n));
-    return `${share(p)} (${clamp(centre - half, 0, 1).toFixed(2)}–${clamp(centre + half, 0, 1).toFixed(2)})`;
+    return [p, clamp(centre - half, 0, 1), clamp(centre + half, 0, 1)];
   };
+  // What one answer is worth where a share has its class: of both rates, and of their ends.
+  const worth = (right, others, prior) => right.map((rate, end) =>
+    (rate * prior) / (rate * prior + (1 - others[end]) * (1 - prior)));
+  const shown = ([value, low, high]) => Number.isFinite(value)
+    ? `${share(value)} (${low.toFixed(2)}–${high.toFixed(2)})` : "undefined";
 
   const explore = () => {
     const { positive, negative } = data.scores[view.chosen];
     const tp = atOrAbove(positive, view.threshold), fp = atOrAbove(negative, view.threshold);
     const counts = { tp, fp, fn: positive.n - tp, tn: negative.n - fp };
     for (const [name, count] of Object.entries(counts)) byId(`explore-${name}`).textContent = count;
-    const found = tp / positive.n, left = counts.tn / negative.n, prior = view.prevalence_percent / 100;
-    const ppv = (found * prior) / (found * prior + (1 - left) * (1 - prior));
-    const npv = (left * (1 - prior)) / (left * (1 - prior) + (1 - found) * prior);
-    const rates = {
-      sensitivity: wilson(tp, positive.n), specificity: wilson(counts.tn, negative.n),
-      ppv: share(ppv), npv: share(npv),
-    };
-    for (const [name, text] of Object.entries(rates)) byId(`explore-${name}`).textContent = text;
+    const found = wilson(tp, positive.n), left = wilson(counts.tn, negative.n);
+    const prior = view.prevalence_percent / 100;
+    const ppv = worth(found, left, prior), npv = worth(left, found, 1 - prior);
+    const rates = { sensitivity: found, specificity: left, ppv, npv };
+    for (const [name, rate] of Object.entries(rates)) byId(`explore-${name}`).textContent = shown(rate);
     drawPlot(positive, negative);
     for (const button of byId("explore-points").querySelectorAll("button"))
       button.setAttribute("aria-pressed", Number(button.value) === view.threshold);
@@ -72,8 +74,8 @@
         "aria-label", `${counts[outcome]} films of ${name} ${title}: show them`);
     byId("explore-chosen").textContent = // paper has no controls that would tell it
       `${name} at a threshold of ${level(view.threshold)}, prevalence ${view.prevalence_percent} %`;
-    say("explore-status", `${name} at ${level(view.threshold)}: sensitivity ${share(found)}, ` +
-      `specificity ${share(left)}, PPV ${rates.ppv}, NPV ${rates.npv}`);
+    say("explore-status", `${name} at ${level(view.threshold)}: sensitivity ${share(found[0])}, ` +
+      `specificity ${share(left[0])}, PPV ${share(ppv[0])}, NPV ${share(npv[0])}`);
   };
 
   // Told once the slider rests, or a screen reader would read every step of it.

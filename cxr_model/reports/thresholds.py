@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.intervals import proportion_interval
+from cxr_model.intervals import make_estimate, proportion_interval
 from cxr_model.reliability.operating_points import predictive_values
 
 Array = NDArray[Any]
@@ -47,17 +47,23 @@ def outcome_at(
 ) -> dict[str, Any]:
     """Counts and rates where a film is called positive at or above ``threshold``.
 
-    Sensitivity and specificity are `Estimate`s with Wilson's interval; PPV and NPV, of a place
-    with ``prevalence`` (0 to 1), are plain numbers by Bayes' rule, None where undefined.
+    Rates are `Estimate`s: sensitivity and specificity with Wilson's interval, PPV and NPV, by
+    Bayes' rule where a share ``prevalence`` has the class, with what the two intervals allow.
     """
     called_N = score_N >= threshold
     tp, fn = int((called_N & positive_N).sum()), int((~called_N & positive_N).sum())
     fp, tn = int((called_N & ~positive_N).sum()), int((~called_N & ~positive_N).sum())
     sensitivity, specificity = proportion_interval(tp, tp + fn), proportion_interval(tn, tn + fp)
-    found, left = (np.float64(each["value"]) for each in (sensitivity, specificity))  # None: NaN
-    values = predictive_values(found, left, prevalence)
+    found, left = (
+        np.array([each[end] for end in ("value", "ci_low", "ci_high")], dtype=np.float64)
+        for each in (sensitivity, specificity)
+    )
+    values = predictive_values(found, left, prevalence)  # both rise with both
     return {
         "tp": tp, "fn": fn, "fp": fp, "tn": tn,
         "sensitivity": sensitivity, "specificity": specificity,
-        **{name: None if np.isnan(value) else float(value) for name, value in values.items()},
+        **{
+            name: make_estimate(value, low, high, len(score_N))
+            for name, (value, low, high) in values.items()
+        },
     }  # fmt: skip

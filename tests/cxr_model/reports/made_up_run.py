@@ -306,7 +306,7 @@ def explanation_record(*, passed: bool) -> dict[str, Any]:
     }  # fmt: skip
     aside = check | {"name": "infidelity", "title": "Infidelity", "decides": False}
     curves = {"share": [0.0, 0.5, 1.0], "insertion": [0.3, 0.6, 0.9], "deletion": [0.9, 0.6, 0.3]}
-    layers = [{"layer": "head", "spearman": 0.2, "ssim": 0.3}]
+    layers = [{"layer": "head", "spearman": share(0.2), "ssim": share(0.3)}]
     method = {
         "title": "Grad-CAM", "passed": passed, "checks": [check, aside], "randomisation": layers,
         "curves": curves,

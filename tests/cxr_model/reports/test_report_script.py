@@ -15,6 +15,7 @@ from cxr_model.intervals import proportion_interval
 from cxr_model.presets import smoke
 from cxr_model.reliability.measure import measure_reliability
 from cxr_model.reports.report import build_report
+from cxr_model.reports.thresholds import outcome_at
 from cxr_model.run_folder import RunFolder
 from tests.cxr_model.reports.made_up_run import add_gates, make_run, write_evidence, write_gallery
 
@@ -87,10 +88,14 @@ def test_the_slider_shows_what_python_computes(
     ]
     assert text(tab, "sensitivity") == formatted(proportion_interval(tp, tp + fn))
     assert text(tab, "specificity") == formatted(proportion_interval(tn, tn + fp))
-    found, left, prior = tp / (tp + fn), tn / (tn + fp), 0.125
-    ppv = found * prior / (found * prior + (1 - left) * (1 - prior))
-    npv = left * (1 - prior) / (left * (1 - prior) + (1 - found) * prior)
-    assert (text(tab, "ppv"), text(tab, "npv")) == (f"{ppv:.3f}", f"{npv:.3f}")
+    found, left = tp / (tp + fn), tn / (tn + fp)
+    expected = outcome_at(positive, holdout[number].to_numpy(), threshold, 0.125)
+    assert expected["ppv"]["value"] == pytest.approx(
+        found * 0.125 / (found * 0.125 + (1 - left) * 0.875)
+    )
+    for name in ("ppv", "npv"):
+        assert text(tab, name) == formatted(expected[name])
+        assert expected[name]["ci_low"] < expected[name]["value"] < expected[name]["ci_high"]
     assert tab.locator("#explore-threshold").input_value() == str(threshold)
     tab.wait_for_function(
         "wanted => document.querySelector('#explore-status').textContent.includes(wanted)",
