@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as students_t
+from scipy.special import stdtrit
 from sklearn.metrics import f1_score, recall_score
 
 from cxr_model.cache import FilmCache
@@ -160,7 +160,7 @@ def mean_over_folds(
     count = len(values)
     mean = float(np.mean(values))
     scale = math.sqrt(1 / count + test_to_train)
-    half = float(students_t.ppf(0.975, count - 1) * scale * np.std(values, ddof=1))
+    half = float(stdtrit(count - 1, 0.975) * scale * np.std(values, ddof=1))
     below, above = certain_slack(np.array([mean]), np.array([num_groups]))
     return {
         "mean": mean,

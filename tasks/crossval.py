@@ -12,7 +12,6 @@ from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.crossval import drop_folds_of_other_films, run_fold
 from cxr_model.folds import CrossvalConfig, Fold
-from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.run_folder import RunFolder
 from cxr_model.trainer import EpochRecord
 from tasks.artifacts import show
@@ -78,6 +77,13 @@ def write_crossval_report(
     root: Path, run_id: str, config: RunConfig, crossval: CrossvalConfig, source: str
 ) -> dict[str, Any]:
     """Join the folds to tables, figures and a page; returns the headline for lists of runs."""
+    # matplotlib loads for a second, in the process of every fold.
+    from cxr_model.reports.crossval_report import (
+        crossval_headline,
+        summary_markdown,
+        write_crossval,
+    )
+
     record = write_crossval(RunFolder(root), run_id, config, crossval, source=source)
     show(create_markdown_artifact, summary_markdown(record), key="crossval")
     return crossval_headline(record)

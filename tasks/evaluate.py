@@ -8,8 +8,6 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
-from cxr_model.explanations.gallery import explain
-from cxr_model.external import evaluate_elsewhere
 from cxr_model.intervals import format_estimate
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import evaluate
@@ -39,6 +37,9 @@ def explain_holdout(
     location: StoreLocation, run_root: Path, config: RunConfig, cache_folder: Path, root: Path
 ) -> dict[str, Any]:
     """Write heat maps of chosen holdout films; returns the figures on them."""
+    # Captum, SciPy and matplotlib load for seconds, which a training need not wait for.
+    from cxr_model.explanations.gallery import explain
+
     run, cache = RunFolder(run_root), FilmCache.open(cache_folder)
 
     def work() -> dict[str, Any]:
@@ -64,6 +65,8 @@ def evaluate_on(
 
     It names the model (``model.run_id``); that run's own record and report stay as they were.
     """
+    from cxr_model.external import evaluate_elsewhere  # matplotlib, as above
+
     metrics = evaluate_elsewhere(
         RunFolder(run_root),
         run_id,

@@ -8,8 +8,6 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.config import RunConfig
 from cxr_model.hygiene.datasheet import write_datasheet
-from cxr_model.reports.documents import write_documents
-from cxr_model.reports.report import build_report
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import TrainSummary
 from cxr_model.summary import headline, write_metrics
@@ -30,6 +28,10 @@ def write_report(
     stage_seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Write ``metrics.json``, the report and its documents; returns the headline of the run."""
+    # matplotlib and Captum load for seconds, which a training need not wait for.
+    from cxr_model.reports.documents import write_documents
+    from cxr_model.reports.report import build_report
+
     run = RunFolder(run_root)
     with working():
         metrics = write_metrics(

@@ -15,7 +15,6 @@ from prefect.cache_policies import NO_CACHE
 from cxr_model.config_checks import STRICT, Bounds, check_bounds
 from tasks.artifacts import show
 from tasks.registry import registered_runs
-from tasks.results_cache import PREFIX as RESULTS
 from tasks.retries import storage_task
 from tasks.run_store import remove_runs, stored_runs
 from tasks.storage import ObjectStore
@@ -111,15 +110,15 @@ def sweep_bucket(location: StoreLocation, retention: Retention, *, dry_run: bool
         results = [
             Item(
                 kind="result",
-                name=each.key.removeprefix(RESULTS),
+                name=each.key.removeprefix("results/"),
                 modified=each.modified,
                 num_bytes=each.size,
             )
-            for each in store.list_objects(RESULTS)
+            for each in store.list_objects("results/")
         ]
         for items, days, prefix in (
             (checkpoints, retention.max_checkpoint_days, "checkpoints/{}/"),
-            (results, retention.max_age_days, f"{RESULTS}{{}}"),
+            (results, retention.max_age_days, "results/{}"),
         ):
             limits = Limits(max_count=None, max_age_days=days, max_gb=retention.max_gb)
             for item in beyond(items, limits, time.time()):

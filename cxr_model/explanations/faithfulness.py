@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from cxr_model.explanations.attribution import batch_size
 
@@ -81,6 +80,9 @@ def mean_curves(inserted_NS: Array, deleted_NS: Array) -> dict[str, list[float]]
 
 
 def blur(x_NCHW: Tensor) -> Tensor:
+    # Here: torchvision brings torch's compiler with it, a quarter of what a flow's process loads.
+    from torchvision.transforms.v2.functional import gaussian_blur
+
     sigma = x_NCHW.shape[-1] / 12
     kernel = 2 * round(1.5 * sigma) + 1  # within the side, which reflection needs
     return cast(Tensor, gaussian_blur(x_NCHW, [kernel, kernel], [sigma, sigma]))
