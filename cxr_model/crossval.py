@@ -142,8 +142,11 @@ def summarise_protocol(
         "num_parameters": records[0]["num_parameters"],
         "training_seconds": sum(record["training_seconds"] for record in records),
         "films_per_second": float(np.median([record["films_per_second"] for record in records])),
-        "device": records[0]["device"],
-        "precision": records[0]["precision"],
+        # Folds that went on on another machine have its device.
+        **{
+            name: ", ".join(sorted({str(record[name]) for record in records}))
+            for name in ("device", "precision")
+        },
     }
 
 

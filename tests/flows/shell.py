@@ -75,7 +75,7 @@ def is_up(settings: Settings) -> bool:
     return info is not None and is_ready(info)
 
 
-def wait_until(done: Callable[[], object], timeout_s: float = 120) -> None:
+def wait_until(done: Callable[[], object], timeout_s: float = 300) -> None:
     deadline = time.monotonic() + timeout_s
     while not done():
         assert time.monotonic() < deadline

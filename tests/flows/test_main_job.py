@@ -74,7 +74,7 @@ def test_the_bucket_holds_the_manifest_and_an_index_page(stack: Shell, published
 
 def test_prefect_shows_the_run_with_its_tasks_and_artifacts(stack: Shell, published: Path) -> None:
     assert published.name == "first"
-    with httpx.Client(base_url=stack.settings.local_api_url) as client:
+    with httpx.Client(base_url=stack.settings.local_api_url, timeout=60) as client:
         runs = client.post("/flow_runs/filter", json={}).json()
         states = {run["name"]: run["state_type"] for run in runs}
         artifacts = client.post("/artifacts/latest/filter", json={}).json()
@@ -123,7 +123,7 @@ def test_a_killed_run_starts_anew_by_itself_and_ends_with_the_same_weights(
     with training_begun(stack, "broken-off") as process:
         stack.kill_flow_runs()
         shutil.rmtree(stack.settings.runs_dir / "broken-off")  # as on another machine
-        told, _ = process.communicate(timeout=150)
+        told, _ = process.communicate(timeout=600)
         assert process.returncode == 0, told
     assert "it is to be started anew" in told
     assert "phantom:45: reused" in told
@@ -148,7 +148,7 @@ def test_a_killed_run_starts_anew_by_itself_and_ends_with_the_same_weights(
 def test_a_run_that_stays_ended_goes_on_when_asked_to(stack: Shell, published: Path) -> None:
     with training_begun(stack, "stopped") as process:
         stack.kill_flow_runs()
-        with httpx.Client(base_url=stack.settings.local_api_url) as client:
+        with httpx.Client(base_url=stack.settings.local_api_url, timeout=60) as client:
             name = {"name": {"any_": ["train-stopped"]}}
 
             def crashed() -> str:
@@ -158,7 +158,7 @@ def test_a_run_that_stays_ended_goes_on_when_asked_to(stack: Shell, published: P
             wait_until(crashed)
             cancelled = {"state": {"type": "CANCELLED", "name": "Cancelled"}, "force": True}
             client.post(f"/flow_runs/{crashed()}/set_state", json=cancelled).raise_for_status()
-        told, _ = process.communicate(timeout=240)  # SQLite was seen locked for a minute
+        told, _ = process.communicate(timeout=600)  # SQLite was seen locked for a minute
         assert process.returncode == 2, told
         assert "was cancelled" in told
     told = stack.ok("train", "--resume", "stopped")
@@ -178,7 +178,7 @@ def test_folds_are_task_runs_and_a_crossval_is_published_as_a_run_is(stack: Shel
     folder = Path(stack.ok("report", "folds", "--to", "fetched").strip()).parent
     record = json.loads((folder / "crossval.json").read_text())
     assert [row["protocol"] for row in record["rows"]] == ["naive", "grouped"]
-    with httpx.Client(base_url=stack.settings.local_api_url) as client:
+    with httpx.Client(base_url=stack.settings.local_api_url, timeout=60) as client:
         tasks = client.post("/task_runs/filter", json={}).json()
     done = {task["name"] for task in tasks if task["name"].startswith("fold-")}
     assert done == {"fold-naive-1-1", "fold-naive-1-2", "fold-grouped-1-1", "fold-grouped-1-2"}

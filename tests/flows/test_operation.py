@@ -26,7 +26,7 @@ class Api:
     """The little of Prefect's API that a watcher needs."""
 
     def __init__(self, stack: Shell) -> None:
-        self.client = httpx.Client(base_url=stack.settings.local_api_url, timeout=30)
+        self.client = httpx.Client(base_url=stack.settings.local_api_url, timeout=60)
 
     def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
         """SQLite under a busy server answers 503 now and then; Prefect's clients ask again too."""

@@ -90,7 +90,7 @@ def test_two_commands_share_a_stack_that_leaves_nothing_behind(settings: Setting
         other = pool.submit(use_longer)
         assert joined.wait(10)
         assert api_url == settings.local_api_url
-        with httpx.Client(base_url=api_url) as client:
+        with httpx.Client(base_url=api_url, timeout=60) as client:
             assert client.get("/health").json() is True
             assert client.get("/deployments/name/train/train").json()["work_pool_name"] == (
                 "cxr-local"
