@@ -49,7 +49,7 @@
   // What one answer is worth where a share has its class: of both rates, and of their ends.
   const worth = (right, others, prior) => right.map((rate, end) =>
     (rate * prior) / (rate * prior + (1 - others[end]) * (1 - prior)));
-  const shown = ([value, low, high]) => Number.isFinite(value)
+  const rated = ([value, low, high]) => Number.isFinite(value)
     ? `${share(value)} (${low.toFixed(2)}–${high.toFixed(2)})` : "undefined";
 
   const explore = () => {
@@ -61,7 +61,7 @@
     const prior = view.prevalence_percent / 100;
     const ppv = worth(found, left, prior), npv = worth(left, found, 1 - prior);
     const rates = { sensitivity: found, specificity: left, ppv, npv };
-    for (const [name, rate] of Object.entries(rates)) byId(`explore-${name}`).textContent = shown(rate);
+    for (const [name, rate] of Object.entries(rates)) byId(`explore-${name}`).textContent = rated(rate);
     drawPlot(positive, negative);
     for (const button of byId("explore-points").querySelectorAll("button"))
       button.setAttribute("aria-pressed", Number(button.value) === view.threshold);
