@@ -95,7 +95,10 @@ def test_the_slider_shows_what_python_computes(
     )
     for name in ("ppv", "npv"):
         assert text(tab, name) == formatted(expected[name])
-        assert expected[name]["ci_low"] < expected[name]["value"] < expected[name]["ci_high"]
+        assert expected[name]["ci_low"] < expected[name]["value"] <= expected[name]["ci_high"]
+    assert expected["npv"]["value"] == pytest.approx(
+        left * 0.875 / (left * 0.875 + (1 - found) * 0.125)
+    )
     assert tab.locator("#explore-threshold").input_value() == str(threshold)
     tab.wait_for_function(
         "wanted => document.querySelector('#explore-status').textContent.includes(wanted)",
