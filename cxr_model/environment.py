@@ -7,7 +7,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "captum", "prefect", "numpy", "pandas", "pillow", "boto3")
+PACKAGES = (
+    *("torch", "torchvision", "captum", "prefect", "numpy", "scipy", "scikit-learn", "pandas"),
+    *("pillow", "boto3"),
+)
 
 
 def package_versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
+from cxr_model.index import read_index
 from cxr_model.intervals import format_estimate
 from cxr_model.run_folder import RunFolder
 from cxr_model.stages import evaluate
@@ -46,7 +47,10 @@ def explain_holdout(
         with tell_films("explaining", "films explained") as tell, working():
             return explain(run, config, cache, root, tell)
 
-    figures = cached(location, run, "explain", config, [run.index, run.splits, run.weights], work)
+    masks = read_index(run.index)["mask"]
+    read = [run.index, run.splits, run.weights, run.predictions]
+    read += [root / mask for mask in masks if mask]
+    figures = cached(location, run, "explain", config, read, work)
     logger = get_run_logger()
     for name, found in figures.items():
         if name == "methods":

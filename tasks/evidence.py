@@ -79,7 +79,8 @@ def measure_inputs(
             if config.reliability.robustness:
                 measure_robustness(run, config, cache)
 
-    cached(location, run, "inputs", config, [run.splits, run.weights], work)
+    read = [run.splits, run.weights, run.predictions, run.decision]
+    cached(location, run, "inputs", config, read, work)
 
 
 @task(cache_policy=NO_CACHE)
@@ -93,7 +94,11 @@ def probe_shortcuts(
         with working():
             return audit_shortcuts(run, config, cache, root)
 
-    found = cached(location, run, "shortcuts", config, [run.index, run.splits, run.weights], work)
+    read = [run.index, run.splits, run.weights, run.predictions]
+    # A probe that was left out for want of memory may find it on another machine.
+    found = cached(
+        location, run, "shortcuts", config, read, work, is_whole=lambda found: not found["left_out"]
+    )
     tell = get_run_logger().warning if found["alarm"] else get_run_logger().info
     tell("shortcuts: %s", found["verdict"])
 

@@ -46,31 +46,34 @@ def cached(
     config: RunConfig,
     inputs: Iterable[Path],
     work: Callable[[], Found],
+    is_whole: Callable[[Found], bool] = lambda _: True,
 ) -> Found:
     """What ``work`` returns, done now or fetched with the files that it wrote below ``run``.
 
     ``inputs`` are the files that it reads; with the settings, the library's source and the
-    versions of its packages they make the digest. What ``work`` returns must be JSON. A bucket
-    that is away is a warning: the work is done then.
+    versions of its packages they make the digest. What ``work`` returns must be JSON, and is
+    kept where it ``is_whole``. A bucket that is away is a warning: the work is done then.
     """
     key = f"{PREFIX}{stage}/{_digest(stage, config, inputs)}.zip"
     logger = get_run_logger()
-    with ObjectStore(location) as store:
-        if not get_current_settings().tasks.refresh_cache:
-            try:
-                found: Found = _unpack(store.read_bytes(key), run.root)
-            except MissingObjectError:
-                logger.debug("%s: not in the results cache", stage)
-            except (StorageError, *ZIP_DAMAGE) as error:
-                logger.warning("%s: the results cache is of no use, working: %s", stage, error)
-            else:
-                logger.info("%s: from the results cache, %s", stage, location.uri(key))
-                return found
-        before = _files(run.root)
-        found = work()
-        written = [path for path, state in _files(run.root).items() if before.get(path) != state]
+    if not get_current_settings().tasks.refresh_cache:
         try:
-            store.write_bytes(key, _pack(run.root, written, found))
+            with ObjectStore(location) as store:
+                found: Found = _unpack(store.read_bytes(key), run.root)
+        except MissingObjectError:
+            logger.debug("%s: not in the results cache", stage)
+        except (StorageError, KeyError, *ZIP_DAMAGE) as error:
+            logger.warning("%s: the results cache is of no use, working: %s", stage, error)
+        else:
+            logger.info("%s: from the results cache, %s", stage, location.uri(key))
+            return found
+    before = _files(run.root)
+    found = work()
+    written = [path for path, state in _files(run.root).items() if before.get(path) != state]
+    if is_whole(found):
+        try:
+            with ObjectStore(location) as store:
+                store.write_bytes(key, _pack(run.root, written, found))
         except StorageError as error:
             logger.warning("%s: not kept in the results cache: %s", stage, error)
     return found
