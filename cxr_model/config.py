@@ -111,6 +111,11 @@ class TrainingConfig:
         check_bounds(self, "training")
 
 
+WHERE_IT_TRAINS = ("device", "num_devices", "checkpoint_minutes", "precision")
+"""Settings of `TrainingConfig` that may differ when a run goes on; the precision that comes of
+them may not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT

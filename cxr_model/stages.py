@@ -19,7 +19,7 @@ import torch
 from cxr_model.batches import TrainingFilms
 from cxr_model.cache import FilmCache
 from cxr_model.checkpoints import Checkpoints
-from cxr_model.config import RunConfig
+from cxr_model.config import WHERE_IT_TRAINS, RunConfig
 from cxr_model.device import (
     deterministic_algorithms,
     device_name,
@@ -154,7 +154,7 @@ def _training_identity(
 ) -> str:
     """Digest of all that decides the weights; what may differ when a run goes on is left out."""
     training = asdict(config.training)
-    for name in ("device", "num_devices", "checkpoint_minutes", "precision"):
+    for name in WHERE_IT_TRAINS:
         del training[name]
     decides = {
         "classes": classes,

@@ -1,6 +1,7 @@
 """``metrics.json``: what a run was trained on, how well it does, what it cost."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,7 @@ def write_metrics(
     holdout: dict[str, Any],
     explanations: dict[str, Any],
     stage_seconds: dict[str, float],
+    fetched: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Assemble and write ``metrics.json``; returns what was written.
 
@@ -47,6 +49,7 @@ def write_metrics(
         "gates": gate_records(check_gates(run, config)),
         "timing": {
             "stages": {name: round(seconds, 2) for name, seconds in stage_seconds.items()},
+            "fetched": list(fetched),
             "training_images_per_second": round(training.films_per_second, 1),
         },
         "environment": environment_record(training.device),

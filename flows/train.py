@@ -143,6 +143,7 @@ def _work_through(
             holdout=holdout,
             explanations=explanations,
             stage_seconds=clock.seconds,
+            fetched=clock.fetched,
         )
     require_current()
     with clock("publish"):

@@ -38,12 +38,12 @@ def explain_holdout(
     location: StoreLocation, run_root: Path, config: RunConfig, cache_folder: Path, root: Path
 ) -> dict[str, Any]:
     """Write heat maps of chosen holdout films; returns the figures on them."""
-    # Captum, SciPy and matplotlib load for seconds, which a training need not wait for.
-    from cxr_model.explanations.gallery import explain
-
     run, cache = RunFolder(run_root), FilmCache.open(cache_folder)
 
     def work() -> dict[str, Any]:
+        # Captum, SciPy and matplotlib load for seconds, which a training need not wait for.
+        from cxr_model.explanations.gallery import explain
+
         with tell_films("explaining", "films explained") as tell, working():
             return explain(run, config, cache, root, tell)
 

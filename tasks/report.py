@@ -26,6 +26,7 @@ def write_report(
     holdout: dict[str, Any],
     explanations: dict[str, Any],
     stage_seconds: dict[str, float],
+    fetched: list[str],
 ) -> dict[str, Any]:
     """Write ``metrics.json``, the report and its documents; returns the headline of the run."""
     # matplotlib and Captum load for seconds, which a training need not wait for.
@@ -44,6 +45,7 @@ def write_report(
             holdout=holdout,
             explanations=explanations,
             stage_seconds=stage_seconds,
+            fetched=fetched,
         )
         write_datasheet(run, config, source, provenance)
         write_documents(run)

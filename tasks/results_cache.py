@@ -22,19 +22,17 @@ from prefect.settings import get_current_settings
 
 import cxr_model
 from cxr_model.archive import ZIP_DAMAGE
-from cxr_model.config import RunConfig
-from cxr_model.device import resolve_device, resolve_precision
+from cxr_model.config import WHERE_IT_TRAINS, RunConfig
 from cxr_model.environment import package_versions
 from cxr_model.errors import StorageError
 from cxr_model.run_folder import RunFolder, atomic_path, sha256_file
+from tasks.stage_clock import tell_fetched
 from tasks.storage import ObjectStore, local_path
 from tasks.storage_errors import MissingObjectError
 from tasks.storage_location import StoreLocation
 
-PREFIX = "results/"
+RESULTS = "results/"
 _FOUND = ".found.json"
-_SAME_ANYWHERE = ("device", "num_devices", "checkpoint_minutes", "precision")
-"""Settings of the training that say where and how it runs, not what comes of it."""
 
 Found = TypeVar("Found")
 
@@ -54,7 +52,7 @@ def cached(
     versions of its packages they make the digest. What ``work`` returns must be JSON, and is
     kept where it ``is_whole``. A bucket that is away is a warning: the work is done then.
     """
-    key = f"{PREFIX}{stage}/{_digest(stage, config, inputs)}.zip"
+    key = f"{RESULTS}{stage}/{_digest(stage, config, inputs)}.zip"
     logger = get_run_logger()
     if not get_current_settings().tasks.refresh_cache:
         try:
@@ -66,11 +64,13 @@ def cached(
             logger.warning("%s: the results cache is of no use, working: %s", stage, error)
         else:
             logger.info("%s: from the results cache, %s", stage, location.uri(key))
+            tell_fetched()
             return found
     before = _files(run.root)
     found = work()
     written = [path for path, state in _files(run.root).items() if before.get(path) != state]
-    if is_whole(found):
+    # Where the library was exchanged meanwhile, it is unknown which one did the work.
+    if is_whole(found) and _source_digest() == _source_at_first():
         try:
             with ObjectStore(location) as store:
                 store.write_bytes(key, _pack(run.root, written, found))
@@ -80,24 +80,32 @@ def cached(
 
 
 def _digest(stage: str, config: RunConfig, inputs: Iterable[Path]) -> str:
+    # Here: they load PyTorch, which housekeeping does without.
+    from cxr_model.device import resolve_device, resolve_precision
+
     settings = asdict(config)
     for name in ("preset", "gates"):
         del settings[name]
-    for name in _SAME_ANYWHERE:
+    for name in WHERE_IT_TRAINS:
         del settings["training"][name]
+    del settings["data"]["source"]  # the same films lie in a folder here, in a zip there
     device = resolve_device(config.training.device)
     decides = {
         "stage": stage,
         "inputs": [sha256_file(path) for path in inputs],
         "settings": settings,
         "precision": str(resolve_precision(config.training.precision, device)),
-        "source": _source_digest(),
+        "source": _source_at_first(),
         "versions": package_versions(),
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 @cache
+def _source_at_first() -> str:
+    return _source_digest()
+
+
 def _source_digest() -> str:
     """Of the library that does the work, whatever commit it is from."""
     digest = hashlib.sha256()

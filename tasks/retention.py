@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from cxr_model.config_checks import STRICT, Bounds, check_bounds
 from tasks.artifacts import show
 from tasks.registry import registered_runs
+from tasks.results_cache import RESULTS
 from tasks.retries import storage_task
 from tasks.run_store import remove_runs, stored_runs
 from tasks.storage import ObjectStore
@@ -32,8 +33,8 @@ class Retention:
     max_runs: Annotated[int, Bounds(least=1)] = 50
     """Published runs, and as many run folders on the worker."""
     max_age_days: Annotated[float, Bounds(above=0)] = 180.0
-    """Days since the last change or use, of published runs, results, run folders, caches and
-    films."""
+    """Days since the last change, of published runs and results; or use, of run folders, caches
+    and films."""
     max_checkpoint_days: Annotated[float, Bounds(above=0)] = 14.0
     """Days since the last change, of checkpoints of runs that never ended."""
     max_gb: Annotated[float, Bounds(above=0)] = 200.0
@@ -110,15 +111,15 @@ def sweep_bucket(location: StoreLocation, retention: Retention, *, dry_run: bool
         results = [
             Item(
                 kind="result",
-                name=each.key.removeprefix("results/"),
+                name=each.key.removeprefix(RESULTS),
                 modified=each.modified,
                 num_bytes=each.size,
             )
-            for each in store.list_objects("results/")
+            for each in store.list_objects(RESULTS)
         ]
         for items, days, prefix in (
             (checkpoints, retention.max_checkpoint_days, "checkpoints/{}/"),
-            (results, retention.max_age_days, "results/{}"),
+            (results, retention.max_age_days, f"{RESULTS}{{}}"),
         ):
             limits = Limits(max_count=None, max_age_days=days, max_gb=retention.max_gb)
             for item in beyond(items, limits, time.time()):

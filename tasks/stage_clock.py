@@ -13,8 +13,15 @@ from dataclasses import dataclass, field
 
 logger = logging.getLogger(__name__)
 
-_working: ContextVar[list[float]] = ContextVar("_working")
-"""Seconds of work in the stage that runs now."""
+
+@dataclass
+class _Stage:
+    work_s: float = 0.0
+    is_fetched: bool = False
+
+
+_running: ContextVar[_Stage] = ContextVar("_running")
+"""The stage that runs now."""
 
 
 @dataclass
@@ -25,21 +32,25 @@ class StageClock:
     """Of the whole stage."""
     work: dict[str, float] = field(default_factory=dict)
     """Of that, what tasks told by `working` and `add_work`."""
+    fetched: list[str] = field(default_factory=list)
+    """Stages of which something came from the results cache."""
     began: float = field(default_factory=time.time)
     """Since the epoch."""
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        seconds: list[float] = []
-        token = _working.set(seconds)
+        running = _Stage()
+        token = _running.set(running)
         logger.info("stage: %s", stage)
         started = time.perf_counter()
         try:
             yield
         finally:
-            _working.reset(token)
+            _running.reset(token)
         self.seconds[stage] = time.perf_counter() - started
-        self.work[stage] = sum(seconds)
+        self.work[stage] = running.work_s
+        if running.is_fetched:
+            self.fetched.append(stage)
 
     def rows(self) -> list[dict[str, str | float]]:
         """A table: stage, and its seconds of work and of orchestration."""
@@ -65,4 +76,9 @@ def working() -> Iterator[None]:
 
 def add_work(seconds: float) -> None:
     """So much of the running stage was work."""
-    _working.get([]).append(seconds)
+    _running.get(_Stage()).work_s += seconds
+
+
+def tell_fetched() -> None:
+    """What the running stage found was found before, here or elsewhere."""
+    _running.get(_Stage()).is_fetched = True

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cxr_model.config import NetworkConfig
+from cxr_model.config import NetworkConfig, RunConfig
 from cxr_model.model_files import Decision, ModelCard, load_model, save_model
 from cxr_model.network import build_network, network_arguments
+from cxr_model.presets import smoke
 from cxr_model.reliability.film_features import describe_films
 from cxr_model.reliability.outliers import OutlierModel
 from cxr_model.run_folder import RunFolder, sha256_file
@@ -18,6 +19,18 @@ from cxr_model.run_folder import RunFolder, sha256_file
 SIZE_PX = 32
 CLASSES = ["normal", "pneumonia", "covid"]
 ALWAYS_ANSWER = Decision(temperature=2.0, abstain_below=0.0, operating_points={})
+
+
+def quick_config() -> RunConfig:
+    """One epoch of small films."""
+    preset = smoke()
+    return replace(
+        preset,
+        data=replace(preset.data, size_px=64),
+        training=replace(preset.training, epochs=1),
+        evaluate=replace(preset.evaluate, bootstrap_draws=100),
+        explain=replace(preset.explain, occlusion_window_px=32, occlusion_stride_px=16),
+    )
 
 
 def write_tiny_model(run: RunFolder, run_id: str, *, seed: int = 0, size_px: int = SIZE_PX) -> str:

@@ -121,6 +121,7 @@ def _context(run: RunFolder, evidence: Evidence, metrics: dict[str, Any]) -> dic
         "method_titles": METHOD_TITLES,
         "stage_times": {
             stage: format_duration(seconds)
+            + (", from the results cache" if stage in metrics["timing"]["fetched"] else "")
             for stage, seconds in metrics["timing"]["stages"].items()
         },
         "settings": dict(flatten(read_json(run.config))),

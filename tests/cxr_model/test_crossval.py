@@ -22,24 +22,17 @@ from cxr_model.folds import CrossvalConfig, plan_folds
 from cxr_model.index import build_index, read_index, write_index
 from cxr_model.intervals import proportion_interval
 from cxr_model.phantoms.phantom import write_phantoms
-from cxr_model.presets import smoke
 from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.run_folder import RunFolder, read_json, sha256_file
 from cxr_model.trainer import EpochRecord
+from tests.tiny_model import quick_config
 
 PLAN = CrossvalConfig(num_folds=2)
 
 
 @pytest.fixture(scope="module")
 def config() -> RunConfig:
-    preset = smoke()
-    return replace(
-        preset,
-        data=replace(preset.data, size_px=64),
-        training=replace(preset.training, epochs=1),
-        evaluate=replace(preset.evaluate, bootstrap_draws=100),
-        explain=replace(preset.explain, occlusion_window_px=32, occlusion_stride_px=16),
-    )
+    return quick_config()
 
 
 @pytest.fixture(scope="module")

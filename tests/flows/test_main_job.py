@@ -133,10 +133,12 @@ def test_a_killed_run_starts_anew_by_itself_and_ends_with_the_same_weights(
     # The same films, weights and settings: what the first run found is fetched.
     for stage in ("hygiene", "reliability", "inputs", "explain"):
         assert f"{stage}: from the results cache" in told
-    evidence = {path.name for path in (published / "evidence").iterdir()}
-    for name in evidence:
-        kept = bucket_of(stack) / "runs/broken-off/evidence" / name
-        assert kept.read_bytes() == (published / "evidence" / name).read_bytes()
+    begun_anew = bucket_of(stack) / "runs/broken-off"
+    for evidence in (published / "evidence").iterdir():
+        kept = begun_anew / "evidence" / evidence.name
+        assert kept.read_bytes() == evidence.read_bytes()
+    fetched = json.loads((begun_anew / "metrics.json").read_text())["timing"]["fetched"]
+    assert fetched == ["hygiene", "reliability", "explain"]
     assert weights_of(stack, "broken-off") == weights_of(stack, published.name)
     board = EventAccumulator(str(bucket_of(stack) / "runs/broken-off/tensorboard")).Reload()
     assert [event.step for event in board.Scalars("train_loss")] == [1, 2]

@@ -3,7 +3,6 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import pytest
 from prefect.logging import disable_run_logger
 
 from cxr_model.cache import build_cache
@@ -12,28 +11,16 @@ from cxr_model.data_config import PhantomConfig
 from cxr_model.folds import CrossvalConfig, plan_folds
 from cxr_model.index import build_index, write_index
 from cxr_model.phantoms.phantom import write_phantoms
-from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, write_json
 from tasks.crossval import train_fold
 from tasks.storage_location import StoreLocation
+from tests.tiny_model import quick_config
 
 FILES = ("metrics.json", "predictions.csv", "history.csv", "model/model.safetensors")
 
 
-@pytest.fixture(scope="module")
-def config() -> RunConfig:
-    preset = smoke()
-    return replace(
-        preset,
-        data=replace(preset.data, size_px=64),
-        training=replace(preset.training, epochs=1),
-        explain=replace(preset.explain, occlusion_window_px=32, occlusion_stride_px=16),
-    )
-
-
-def test_a_fold_of_the_same_films_is_fetched(
-    location: StoreLocation, config: RunConfig, tmp_path: Path
-) -> None:
+def test_a_fold_of_the_same_films_is_fetched(location: StoreLocation, tmp_path: Path) -> None:
+    config = quick_config()
     write_phantoms(tmp_path / "films", PhantomConfig(num_films=15))
     index = build_index(tmp_path / "films", config.data, config.labels)
     cache = build_cache(tmp_path / "films", index, tmp_path / "cache", size_px=64, color="grey")

@@ -11,7 +11,8 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from cxr_model.config import RunConfig
 from cxr_model.evidence_config import GateConfig
 from cxr_model.run_folder import RunFolder, write_json
-from tasks.results_cache import PREFIX, cached
+from tasks.results_cache import RESULTS, cached
+from tasks.stage_clock import StageClock
 from tasks.storage import ObjectStore
 from tasks.storage_location import StoreLocation
 
@@ -56,9 +57,11 @@ def first(location: StoreLocation, tmp_path: Path) -> Stage:
 def test_another_machine_fetches_what_was_found_and_every_file_written(
     first: Stage, location: StoreLocation, tmp_path: Path
 ) -> None:
-    second = Stage(location, tmp_path / "second")
-    assert second() == {"rate": 0.1 + 0.2, "worked": 1}
+    second, clock = Stage(location, tmp_path / "second"), StageClock()
+    with clock("hygiene"):
+        assert second() == {"rate": 0.1 + 0.2, "worked": 1}
     assert second.worked == 0
+    assert clock.fetched == ["hygiene"]
     names = {path.relative_to(second.run.root) for path in second.run.root.rglob("*.*")}
     assert {name.as_posix() for name in names} == {
         *("data/index.csv", "evidence/hygiene.json", "evidence/robustness.json"),
@@ -78,14 +81,42 @@ def test_whatever_decides_the_result_has_it_done_anew(
     other_films = Stage(location, tmp_path / "other", films="other films")
     other_films()
     assert other_films.worked == 1
-    monkeypatch.setattr("tasks.results_cache._source_digest", lambda: "the next version")
-    first()
-    assert first.worked == 5
+    for number, (name, other) in enumerate(
+        [
+            ("tasks.results_cache.package_versions", {"scikit-learn": "9.0"}),
+            ("cxr_model.device.resolve_precision", "bfloat16"),
+            ("tasks.results_cache._source_at_first", "the next version"),
+        ]
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, lambda *_, other=other: other)
+            first()
+        assert first.worked == 5 + number
+
+
+def test_nothing_is_kept_of_a_library_that_was_exchanged_meanwhile(
+    store: ObjectStore, location: StoreLocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.results_cache._source_at_first", lambda: "of an hour ago")
+    stage = Stage(location, tmp_path / "run")
+    stage()
+    assert stage.worked == 1
+    assert store.list_objects(RESULTS) == []
+
+
+def test_what_is_not_whole_is_not_kept(
+    store: ObjectStore, location: StoreLocation, tmp_path: Path
+) -> None:
+    stage = Stage(location, tmp_path / "run")
+    cached(location, stage.run, "shortcuts", CONFIG, [stage.run.index], stage.work, lambda _: False)
+    assert store.list_objects(RESULTS) == []
 
 
 def test_where_and_how_a_run_works_does_not(first: Stage) -> None:
-    training = replace(CONFIG.training, num_devices=2, checkpoint_minutes=1.0)
-    first(config=replace(CONFIG, preset="mine", training=training, gates=GateConfig(fail_on=())))
+    training = replace(CONFIG.training, device="cpu", num_devices=2, checkpoint_minutes=1.0)
+    data = replace(CONFIG.data, source="../films")
+    gates = GateConfig(fail_on=())
+    first(config=replace(CONFIG, preset="mine", data=data, training=training, gates=gates))
     assert first.worked == 1
 
 
@@ -102,7 +133,7 @@ def test_prefects_setting_has_it_done_anew_and_kept(
 def test_a_damaged_result_is_replaced(
     store: ObjectStore, location: StoreLocation, tmp_path: Path
 ) -> None:
-    (stored,) = store.list_objects(PREFIX)
+    (stored,) = store.list_objects(RESULTS)
     whole = store.read_bytes(stored.key)
     for damaged in (whole[:-30], whole.replace(b'"sooner": 1', b'"sooner": 7')):
         store.write_bytes(stored.key, damaged)
@@ -112,9 +143,13 @@ def test_a_damaged_result_is_replaced(
         assert store.read_bytes(stored.key) != damaged
 
 
-def test_a_bucket_that_refuses_holds_nothing_up(location: StoreLocation, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_keys", [True, False])
+def test_a_bucket_that_cannot_be_opened_holds_nothing_up(
+    has_keys: bool, location: StoreLocation, tmp_path: Path
+) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("[default]\naws_access_key_id = nobody\naws_secret_access_key = unknown\n")
+    if has_keys:
+        keys.write_text("[default]\naws_access_key_id = nobody\naws_secret_access_key = no\n")
     stage = Stage(replace(location, credentials_file=keys), tmp_path / "run")
     assert stage() == {"rate": 0.1 + 0.2, "worked": 1}
 
@@ -130,4 +165,4 @@ def test_work_that_fails_leaves_nothing(
 
     with pytest.raises(ValueError, match="no films"):
         cached(location, run, "hygiene", CONFIG, [run.index], fail)
-    assert store.list_objects(PREFIX) == []
+    assert store.list_objects(RESULTS) == []

@@ -169,7 +169,8 @@ def make_metrics(films: pd.DataFrame, scores: Any, classes: list[str]) -> dict[s
         "holdout": holdout,
         "explanations": {"grad_cam_pointing_game": proportion_interval(15, 18)},
         "timing": {
-            "stages": {"ingest": 3.21, "train": 187.0}, "training_images_per_second": 45.2
+            "stages": {"ingest": 3.21, "train": 187.0}, "fetched": ["ingest"],
+            "training_images_per_second": 45.2,
         },
         "environment": {
             "versions": {"python": "3.11.7", "torch": "2.15.0"}, "device": "cpu",

@@ -56,6 +56,7 @@ def test_the_figures_of_metrics_json_stand_on_the_page(run: RunFolder, page: str
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     holdout = json.loads(run.metrics.read_text())["holdout"]
     estimates = [holdout[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "mcc")]
+    assert "3.2 s, from the results cache" in text
     for per_class in holdout["per_class"].values():
         estimates += per_class.values()
     for estimate in estimates:
