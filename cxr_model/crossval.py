@@ -144,7 +144,7 @@ def summarise_protocol(
         "films_per_second": float(np.median([record["films_per_second"] for record in records])),
         # Folds that went on on another machine have its device.
         **{
-            name: ", ".join(sorted({str(record[name]) for record in records}))
+            name: "; ".join(sorted({str(record[name]) for record in records}))
             for name in ("device", "precision")
         },
     }
