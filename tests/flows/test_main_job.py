@@ -74,7 +74,7 @@ def test_the_bucket_holds_the_manifest_and_an_index_page(stack: Shell, published
 
 def test_prefect_shows_the_run_with_its_tasks_and_artifacts(stack: Shell, published: Path) -> None:
     assert published.name == "first"
-    with httpx.Client(base_url=stack.settings.local_api_url, timeout=60) as client:
+    with httpx.Client(base_url=stack.settings.local_api_url, timeout=150) as client:
         runs = client.post("/flow_runs/filter", json={}).json()
         states = {run["name"]: run["state_type"] for run in runs}
         artifacts = client.post("/artifacts/latest/filter", json={}).json()
@@ -150,7 +150,7 @@ def test_a_killed_run_starts_anew_by_itself_and_ends_with_the_same_weights(
 def test_a_run_that_stays_ended_goes_on_when_asked_to(stack: Shell, published: Path) -> None:
     with training_begun(stack, "stopped") as process:
         stack.kill_flow_runs()
-        with httpx.Client(base_url=stack.settings.local_api_url, timeout=60) as client:
+        with httpx.Client(base_url=stack.settings.local_api_url, timeout=150) as client:
             name = {"name": {"any_": ["train-stopped"]}}
 
             def crashed() -> str:
@@ -180,7 +180,7 @@ def test_folds_are_task_runs_and_a_crossval_is_published_as_a_run_is(stack: Shel
     folder = Path(stack.ok("report", "folds", "--to", "fetched").strip()).parent
     record = json.loads((folder / "crossval.json").read_text())
     assert [row["protocol"] for row in record["rows"]] == ["naive", "grouped"]
-    with httpx.Client(base_url=stack.settings.local_api_url, timeout=60) as client:
+    with httpx.Client(base_url=stack.settings.local_api_url, timeout=150) as client:
         tasks = client.post("/task_runs/filter", json={}).json()
     done = {task["name"] for task in tasks if task["name"].startswith("fold-")}
     assert done == {"fold-naive-1-1", "fold-naive-1-2", "fold-grouped-1-1", "fold-grouped-1-2"}

@@ -26,10 +26,11 @@ class Api:
     """The little of Prefect's API that a watcher needs."""
 
     def __init__(self, stack: Shell) -> None:
-        self.client = httpx.Client(base_url=stack.settings.local_api_url, timeout=60)
+        self.client = httpx.Client(base_url=stack.settings.local_api_url, timeout=150)
 
     def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """SQLite under a busy server answers 503 now and then; Prefect's clients ask again too."""
+        """SQLite under a busy server answers 503 now and then, after a minute's wait for its
+        lock; Prefect's clients ask again too."""
         answer = self.client.request(method, path, json=body)
         for _ in range(5):
             if answer.status_code != 503:
