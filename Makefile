@@ -1,10 +1,10 @@
-# `make run`: the main job on drawn films; `make test`: the test suite. See README.md.
+# `make run`: the main job on drawn films; `make test`: the quick tests. See README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test lint bench up down lock
+.PHONY: setup run test test-all lint bench up down lock
 
 setup: $(STAMP)
 
@@ -21,6 +21,9 @@ run: setup
 		--set training.progressive=false --set explain.checked_films=12
 
 test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
 	$(BIN)/python -m pytest
 
 lint: setup

@@ -315,7 +315,7 @@ def _automations(client: SyncPrefectClient, plan: Plan) -> list[AutomationCore]:
 
 
 def _notification(block_id: str) -> dict[str, Any]:
-    failed = ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"]
+    ours = {"prefect.resource.id": "prefect.tag.cxr", "prefect.resource.role": "tag"}
     return {
         "name": NOTIFICATION,
         "description": "Tells the operator through the block that 'cxr deploy --notify' named.",
@@ -324,24 +324,10 @@ def _notification(block_id: str) -> dict[str, Any]:
             "require": "any",
             "within": 0,
             "triggers": [
-                {
-                    "type": "event",
-                    "posture": "Reactive",
-                    "expect": failed,
-                    "match_related": {
-                        "prefect.resource.id": "prefect.tag.cxr",
-                        "prefect.resource.role": "tag",
-                    },
-                    "for_each": ["prefect.resource.id"],
-                    "threshold": 1,
-                },
-                {
-                    "type": "event",
-                    "posture": "Reactive",
-                    "expect": [RED_GATE],
-                    "for_each": ["prefect.resource.id"],
-                    "threshold": 1,
-                },
+                _reactive("prefect.flow-run.Failed", match_related=ours),
+                # A worker tells of a crash twice, ten seconds apart: one notice for both.
+                _reactive("prefect.flow-run.Crashed", match_related=ours, within=30),
+                _reactive(RED_GATE),
             ],
         },
         "actions": [
@@ -353,6 +339,17 @@ def _notification(block_id: str) -> dict[str, Any]:
                 "{{ event.occurred }}\n{{ event.payload }}",
             }
         ],
+    }
+
+
+def _reactive(event: str, **narrowed: Any) -> dict[str, Any]:
+    return {
+        "type": "event",
+        "posture": "Reactive",
+        "expect": [event],
+        "for_each": ["prefect.resource.id"],
+        "threshold": 1,
+        **narrowed,
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import asdict
-from datetime import UTC
+from datetime import UTC, timedelta
 from pathlib import Path
 from threading import Event, Thread
 from uuid import UUID
@@ -26,6 +26,7 @@ from tasks.limits import make_limit
 from tasks.manifest import check_run_id
 
 MOST_STARTS = 4
+_HOUR = timedelta(hours=1)
 _LEASE_S = 60.0  # after this the slot of a killed run is free again; the server takes no less
 _RENEW_S = 15.0
 _POLL_S = 3.0
@@ -76,15 +77,22 @@ def due_name(what: str) -> str:
 def started_again() -> bool:
     """Whether this flow run crashed before and goes on now.
 
-    Raises ``StackError`` when it did so too often: what crashes every time is no accident.
+    Raises ``StackError`` when it did so too often for the hours that it has worked: what crashes
+    every time is no accident, a spot machine that is taken away every other hour is.
     """
     num_starts = int(runtime.flow_run.run_count or 1)
-    if num_starts > MOST_STARTS:
+    if num_starts > MOST_STARTS and num_starts > MOST_STARTS + _time_worked() // _HOUR:
         raise StackError(
             f"the run crashed {num_starts - 1} times; see the worker's log, then go on with "
             "--resume and its id"
         )
     return num_starts > 1
+
+
+def _time_worked() -> timedelta:
+    """Of all this flow run's starts together."""
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(runtime.flow_run.id)).total_run_time
 
 
 def require_current() -> None:

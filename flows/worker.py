@@ -36,6 +36,7 @@ from flows.supervisor import end_with_parent
 
 _SERVER_TIMEOUT_S = 120.0
 _GRACE_S = 15.0  # a training that is told to end writes a checkpoint
+_PAUSE_S = 5.0  # what fails at once is not to fail without a pause
 _AGAIN = "again"
 _NAME = "local"
 
@@ -77,6 +78,7 @@ def work() -> None:
     print("the worker ended by an error of its own (above) and starts again", flush=True)
     # A flow that it leaves behind would go on beside the one that takes its place.
     _end(psutil.Process().children(recursive=True))
+    time.sleep(_PAUSE_S)
     os.execv(sys.executable, [sys.executable, "-m", "flows.worker", _AGAIN])
 
 

@@ -11,8 +11,10 @@ from prefect.cache_policies import NO_CACHE
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.crossval import drop_folds_of_other_films, run_fold
-from cxr_model.folds import CrossvalConfig, Fold
+from cxr_model.folds import CrossvalConfig, Fold, fold_splits
+from cxr_model.index import read_index
 from cxr_model.run_folder import RunFolder
+from cxr_model.splits import write_splits
 from cxr_model.trainer import EpochRecord
 from tasks.artifacts import show
 from tasks.results_cache import cached
@@ -59,7 +61,9 @@ def train_fold(
     if folder.metrics.exists():
         work()  # which looks whether it is of these films
     else:
-        inputs = [run.index, run.crossval_config]
+        # Not the plan: the same fold is part of one with more repeats.
+        write_splits(fold_splits(read_index(run.index), fold, crossval), folder.splits)
+        inputs = [run.index, folder.splits]
         cached(location, folder, f"fold-{fold.name}", config, inputs, work)
 
 

@@ -121,6 +121,7 @@ def test_films_in_colour_are_explained_too() -> None:
     assert found["films_per_s"]["occlusion, here"] > 0
 
 
+@pytest.mark.slow
 def test_the_service_is_put_beside_the_forward_pass(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     found = shelf.put(0)

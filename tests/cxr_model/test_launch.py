@@ -89,6 +89,7 @@ def on_devices(num: int, config: RunConfig = CONFIG) -> RunConfig:
     return replace(config, training=replace(config.training, num_devices=num))
 
 
+@pytest.mark.slow
 def test_two_processes_descend_as_one_does(
     cached_phantoms: tuple[pd.DataFrame, Path], tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_two_processes_descend_as_one_does(
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_in_double_precision_two_processes_are_one_to_nine_digits(
     cached_phantoms: tuple[pd.DataFrame, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +131,7 @@ def test_in_double_precision_two_processes_are_one_to_nine_digits(
         assert curves[1][name].tolist() == pytest.approx(curves[0][name].tolist(), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_processes_end_with_whoever_began_them_and_the_training_goes_on(
     cached_phantoms: tuple[pd.DataFrame, Path], tmp_path: Path
 ) -> None:

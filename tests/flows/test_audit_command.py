@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 from shell import Shell
 
 from cxr_model.data_config import PhantomConfig
 from cxr_model.phantoms.phantom import write_phantoms
 
 
+@pytest.mark.slow
 def test_audit_tells_writes_and_refuses(shell: Shell) -> None:
     planted = ["--set", "phantom.num_exact_duplicates=3", "--set", "phantom.num_unreadable=2"]
     record = json.loads(shell.ok("audit", "phantom:30", *planted, "--json", "--to", "audit"))

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from shell import Shell
 
 from cxr_model.run_folder import RunFolder, write_table
@@ -35,6 +36,7 @@ def write_run(root: Path, share_right: float) -> RunFolder:
     return run
 
 
+@pytest.mark.slow
 def test_two_published_runs_are_compared(shell: Shell, headline: dict[str, Any]) -> None:
     with store_for(shell.settings) as location, ObjectStore(location) as store:
         for run_id, share_right in (("good", 0.95), ("poor", 0.6)):

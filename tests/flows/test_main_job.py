@@ -21,6 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flows.stack import running_stack
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "flows.cli", "train"]
 
 
@@ -235,7 +237,6 @@ def test_up_says_that_the_stack_runs_already(stack: Shell) -> None:
     assert "runs already" in stack.refused("up")
 
 
-@pytest.mark.slow
 def test_a_run_is_measured_from_the_command_to_its_end(stack: Shell) -> None:
     told = stack.ok("bench", "start", "--data", "phantom:45", "--run-id", "m", *QUICK, "--json")
     found = json.loads(told)

@@ -7,17 +7,24 @@ from collections.abc import Iterator
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import httpx
 import pandas as pd
 import pytest
+from fastapi import Body, FastAPI
+from http_service import serving
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from shell import QUICK, Shell, wait_until
 
 from cxr_model.data_config import PhantomConfig
 from cxr_model.phantoms.phantom import write_phantoms
+from tasks.promotion import RED_GATE
 from tasks.storage import ObjectStore
+
+pytestmark = pytest.mark.slow
 
 ONE_EPOCH = [*QUICK, "--set", "training.epochs=1", "--set", "gates.model=chest"]
 
@@ -72,7 +79,7 @@ class Api:
         wait_until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
         assert state() == "COMPLETED"
 
-    def emit(self, event: str, resource: str) -> None:
+    def emit(self, event: str, resource: str, *tags: str) -> None:
         now = datetime.now().astimezone().isoformat()
         body = {
             "id": str(uuid4()),
@@ -80,7 +87,10 @@ class Api:
             "occurred": now,
             "resource": {"prefect.resource.id": resource},
             "payload": {},
-            "related": [],
+            "related": [
+                {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+                for tag in tags
+            ],
         }
         self.ask("POST", "/events", [body]).raise_for_status()
 
@@ -298,3 +308,35 @@ def test_status_tells_workers_runs_and_limits(stack: Shell, api: Api) -> None:
     assert {run["state"] for run in found["runs"]} == {"Completed"}
     assert {limit["taken"] for limit in found["limits"]} == {0}
     assert "ONLINE" in stack.ok("status")
+
+
+def test_the_operator_is_told_once_of_a_failure_a_crash_and_a_red_gate(
+    stack: Shell, api: Api, films: Path
+) -> None:
+    """A worker reports a crash twice."""
+    told: list[str] = []
+    webhook = FastAPI()
+
+    @webhook.post("/")
+    def notice(subject: Annotated[str, Body(embed=True)]) -> None:
+        told.append(subject)
+
+    with serving(webhook) as client:
+        block = CustomWebhookNotificationBlock(
+            name="alerts", url=str(client.base_url), json_data={"subject": "{{subject}}"}
+        )
+        with temporary_settings({PREFECT_API_URL: stack.settings.local_api_url}):
+            block.save("alerts")
+        deploy = ("deploy", "--data", films, *ONE_EPOCH, "--schedule", "predict=off")
+        stack.ok(*deploy, "--notify", "custom-webhook/alerts")
+        crashed, failed = f"prefect.flow-run.{uuid4()}", f"prefect.flow-run.{uuid4()}"
+        api.emit("prefect.flow-run.Crashed", f"prefect.flow-run.{uuid4()}", "of-somebody-else")
+        api.emit("prefect.flow-run.Crashed", crashed, "cxr")
+        api.emit("prefect.flow-run.Crashed", crashed, "cxr")
+        api.emit("prefect.flow-run.Failed", failed, "cxr")
+        api.emit(RED_GATE, "cxr.run.of-a-test")
+        wait_until(lambda: len(told) >= 3)
+        assert sorted(told) == [
+            f"CXResnet: {event}"
+            for event in (RED_GATE, "prefect.flow-run.Crashed", "prefect.flow-run.Failed")
+        ]

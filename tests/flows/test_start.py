@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -119,6 +120,25 @@ def test_a_run_that_crashed_too_often_is_not_started_again(
             again()
     else:
         assert again() is (num_starts > 1)
+
+
+@pytest.mark.parametrize(("hour", "goes_on"), [("microseconds", True), ("hours", False)])
+def test_each_hour_of_work_grants_one_more_start(
+    hour: str, goes_on: bool, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(MOST_STARTS + 1))
+    monkeypatch.setattr(start, "_HOUR", timedelta(**{hour: 1}))
+
+    @flow
+    def again() -> bool:
+        set_states(client, runtime.flow_run.id, Crashed(), AwaitingRetry(), Running())
+        return started_again()
+
+    if goes_on:
+        assert again()
+    else:
+        with pytest.raises(StackError, match="crashed 4 times"):
+            again()
 
 
 @pytest.mark.parametrize("folder", [".checkpoints", "folds/naive-1-1/.checkpoints"])

@@ -53,6 +53,7 @@ def test_whoever_asks_for_a_resumption_is_told_instead(calls: list[str], tmp_pat
     assert RunFolder(tmp_path).checkpoints.exists()
 
 
+@pytest.mark.slow
 def test_one_that_crashed_behind_its_publication_still_remembers_its_source(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_rollback_that_a_promotion_came_before_goes_back_to_the_one_before_tha
     assert [each.run_id for each in read_log(strict_store, "cxr3")] == ["a", "b", "c", "b"]
 
 
+@pytest.mark.slow
 def test_prefects_lock_lets_one_at_a_time_into_a_store_that_overwrites(store: ObjectStore) -> None:
     spans: list[tuple[float, float]] = []
 
