@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from cxr_model.errors import DataError
@@ -10,15 +11,17 @@ CLASSES = ["normal", "covid"]
 
 
 def predictions(share_right: float, seed: int, num: int = 400) -> pd.DataFrame:
-    generator = np.random.default_rng(seed)
-    truth = np.arange(num) % 2
-    right = generator.random(num) < share_right
+    return answers(np.random.default_rng(seed).random(num) < share_right, np.arange(num) % 2)
+
+
+def answers(right: NDArray[np.bool_], truth: NDArray[np.int64]) -> pd.DataFrame:
+    """Of films of which two each are one patient's."""
     predicted = np.where(right, truth, 1 - truth)
     return pd.DataFrame(
         {
-            "path": [f"{i}.png" for i in range(num)],
+            "path": [f"{i}.png" for i in range(len(truth))],
             "label": np.array(CLASSES)[truth],
-            "group": [f"patient {i // 2}" for i in range(num)],
+            "group": [f"patient {i // 2}" for i in range(len(truth))],
             "predicted": np.array(CLASSES)[predicted],
             "probability_normal": 1.0 - predicted,
             "probability_covid": 1.0 * predicted,
@@ -55,6 +58,30 @@ def test_a_faultless_classifier_is_not_certain_to_be_better() -> None:
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
         assert found["first"][name]["ci_low"] < found["first"][name]["value"] == 1
         assert found[name]["ci_low"] < 0 < found[name]["value"]
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.8), (0.9, 0.9), (0.98, 0.95)])
+def test_intervals_of_the_difference_cover_the_truth(shares: tuple[float, float]) -> None:
+    """Half of what makes a film hard is its patient's, and is hard for both classifiers."""
+    truth = np.repeat(np.arange(80) % 4 == 0, 2).astype(np.int64)
+    repetitions, generator = 60, np.random.default_rng(0)
+    covered, better = dict.fromkeys(("accuracy", "balanced_accuracy"), 0), 0
+    for seed in range(repetitions):
+        hard_for_both = np.repeat(generator.random(80), 2)
+        tables = []
+        for share in shares:
+            is_of_the_patient, own = generator.random(160) < 0.5, generator.random(160)
+            hardness = np.where(is_of_the_patient, hard_for_both, own)
+            tables.append(answers(hardness < share, truth))
+        found = compare_predictions(*tables, CLASSES, draws=200, seed=seed)
+        for name in covered:
+            ends = found[name]["ci_low"], found[name]["ci_high"]
+            covered[name] += ends[0] <= shares[0] - shares[1] + 1e-9 <= ends[1] + 2e-9
+        better += found["balanced_accuracy"]["ci_low"] > 0
+    for name, count in covered.items():
+        assert count / repetitions >= 0.87, (name, count)
+    if shares[0] == shares[1]:
+        assert better / repetitions <= 0.08
 
 
 @pytest.mark.parametrize("share_right", [0.95, 1.0])

@@ -9,6 +9,8 @@ import pytest
 import torch
 from forecasts import draw_forecasts
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 from torchmetrics.functional.classification import (
@@ -134,6 +136,11 @@ def test_an_overconfident_network_is_told_by_slope_intercept_and_error_and_mende
     assert left["verdict"].startswith("a calibration error of the most probable class above 0.05")
 
 
+def _true_intercept(stated: Array, true: Array) -> float:
+    """What the log odds stated must be shifted by, that as many come true as is expected."""
+    return brentq(lambda shift: (expit(logit(stated) + shift) - true).mean(), -3, 3)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_intervals_cover_the_truth_about_19_times_in_20(temperature: float) -> None:
     """Films come in groups of two that are alike; the percentile interval of the error of a
@@ -145,6 +152,8 @@ def test_intervals_cover_the_truth_about_19_times_in_20(temperature: float) -> N
         "ece": abs(gap.mean()),
         "brier": ((stated - true) ** 2 + true * (1 - true)).sum(axis=1).mean(),
         "nll": -(true * np.log(stated)).sum(axis=1).mean(),
+        "slope": temperature,
+        "intercept": _true_intercept(stated[rows, called], true[rows, called]),
     }
     repetitions, generator = 60, np.random.default_rng(8)
     covered, passed = dict.fromkeys(truths, 0), 0
