@@ -178,8 +178,9 @@ def format_estimate(estimate: Estimate) -> str:
     """
     if estimate["value"] is None:
         return "undefined"
-    to = " to " if estimate["ci_low"] < 0 else "–"  # a dash before a minus sign is hard to read
-    return f"{estimate['value']:.3f} ({estimate['ci_low']:.2f}{to}{estimate['ci_high']:.2f})"
+    low, high = f"{estimate['ci_low']:z.2f}", f"{estimate['ci_high']:z.2f}"
+    to = " to " if low.startswith("-") else "–"  # a dash before a minus sign is hard to read
+    return f"{estimate['value']:z.3f} ({low}{to}{high})"
 
 
 def bootstrap_weights(

@@ -172,7 +172,7 @@ def summary_markdown(record: dict[str, Any]) -> str:
         gap = leakage["accuracy"]
         lines += [
             "",
-            f"Leakage estimate (naive minus grouped accuracy): {gap['value']:+.3f} "
-            f"({gap['ci_low']:+.2f} to {gap['ci_high']:+.2f}).",
+            f"Leakage estimate (naive minus grouped accuracy): {gap['value']:+z.3f} "
+            f"({gap['ci_low']:+z.2f} to {gap['ci_high']:+z.2f}).",
         ]
     return "\n".join([*lines, "", "Not a medical device."])

@@ -245,8 +245,8 @@ def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -
             out.print(f"{name:<18} {figure} on {n} films, 95 % interval")
     if leakage := headline.get("leakage_estimate"):
         out.print(
-            f"leakage estimate   {leakage['value']:+.3f} ({leakage['ci_low']:+.3f} to "
-            f"{leakage['ci_high']:+.3f}): naive minus grouped accuracy; the luck of trainings is "
+            f"leakage estimate   {leakage['value']:+z.3f} ({leakage['ci_low']:+z.3f} to "
+            f"{leakage['ci_high']:+z.3f}): naive minus grouped accuracy; the luck of trainings is "
             "in the difference and not in its interval"
         )
     if gates := headline.get("gates"):

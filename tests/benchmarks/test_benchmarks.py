@@ -22,6 +22,7 @@ from benchmarks.predict_speed import measure_predictions
 from benchmarks.prepare import Prepared, prepare
 from benchmarks.rounds import films_per_second
 from benchmarks.serve_speed import measure_serving
+from benchmarks.shortcut_alarms import measure_alarms
 from benchmarks.time_to_accuracy import measure_time_to_accuracy
 from benchmarks.train_speed import Turns, measure_training
 from cxr_model.config import ExplainConfig, NetworkConfig, RunConfig
@@ -292,3 +293,13 @@ def test_each_stage_has_its_work_and_the_sum_is_the_wall_time() -> None:
     assert found["seconds"] == {"wall": 498, "orchestration": 95.8, "goal": 24.9}
     assert found["ratios"]["orchestration_share"] == pytest.approx(95.8 / 498, abs=1e-4)
     assert by_stage(timing, began=1000, ended=1300)["seconds"]["goal"] == 20
+
+
+def test_alarms_are_counted_on_clean_films_and_on_marked_ones() -> None:
+    found = measure_alarms(range(10, 11), "covid", num_films=90, size_px=32, epochs=1)
+    assert [(row["seed"], row["marker"]) for row in found["rows"]] == [(10, None), (10, "covid")]
+    clean, marked = found["rows"]
+    assert clean["alarms"] == []
+    assert marked["alarms"]
+    assert [found["alarms"][kind]["value"] for kind in ("clean", "marked")] == [0.0, 1.0]
+    json.dumps(found, allow_nan=False)

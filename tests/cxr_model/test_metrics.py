@@ -325,6 +325,8 @@ def test_estimates_read_as_value_and_interval() -> None:
     estimate = {"value": 0.8931, "ci_low": 0.8512, "ci_high": 0.9277, "n": 225}
     assert format_estimate(estimate) == "0.893 (0.85–0.93)"
     assert format_estimate(estimate | {"ci_low": -0.5}) == "0.893 (-0.50 to 0.93)"
+    nearly = {"value": -0.0001, "ci_low": -0.004, "ci_high": 0.01}
+    assert format_estimate(estimate | nearly) == "0.000 (0.00–0.01)"
 
 
 def test_proportions_have_wilson_intervals() -> None:
