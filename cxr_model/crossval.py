@@ -59,10 +59,7 @@ def run_fold(
     folder = run.fold(fold.name)
     splits = fold_splits(read_index(run.index), fold, crossval)
     if folder.metrics.exists():
-        if not _are_written(splits, folder):
-            raise ConfigError(
-                f"{folder.root}: was trained on other films; start a new cross-validation"
-            )
+        _require_written(splits, folder)
         return
     write_splits(splits, folder.splits)
     seed = config.training.seed + fold.repeat - 1
@@ -85,19 +82,30 @@ def run_fold(
     )
 
 
-def drop_folds_of_other_films(run: RunFolder, crossval: CrossvalConfig) -> bool:
-    """Remove all folds where one was begun on other films than those of the run's index."""
+def check_begun_folds(run: RunFolder, crossval: CrossvalConfig) -> None:
+    """Raise ``ConfigError`` where a fold was begun on other films than those of the run's index."""
     index = read_index(run.index)
     for fold in plan_folds(crossval):
         folder = run.fold(fold.name)
-        if folder.splits.exists() and not _are_written(fold_splits(index, fold, crossval), folder):
-            shutil.rmtree(run.folds)
-            return True
+        if folder.splits.exists():
+            _require_written(fold_splits(index, fold, crossval), folder)
+
+
+def drop_folds_of_other_films(run: RunFolder, crossval: CrossvalConfig) -> bool:
+    """Remove all folds where one was begun on other films than those of the run's index."""
+    try:
+        check_begun_folds(run, crossval)
+    except ConfigError:
+        shutil.rmtree(run.folds)
+        return True
     return False
 
 
-def _are_written(splits: pd.DataFrame, folder: RunFolder) -> bool:
-    return read_splits(folder.splits).equals(splits.astype(str))
+def _require_written(splits: pd.DataFrame, folder: RunFolder) -> None:
+    if not read_splits(folder.splits).equals(splits.astype(str)):
+        raise ConfigError(
+            f"{folder.root}: was trained on other films; start a new cross-validation"
+        )
 
 
 def fold_figures(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:

@@ -79,7 +79,11 @@ class PredictionsFile:
             self._write_part(rest)
         with atomic_path(self.path) as temporary:
             self._format.join(self._finished(), temporary)
-        shutil.rmtree(self.parts)
+        # At once: parts that a kill left would be taken for the beginning of the next answer.
+        going = self.parts.with_name(f".{self.parts.name}.removed")
+        if going.exists():
+            shutil.rmtree(going)
+        shutil.rmtree(self.parts.rename(going))
 
     def _finished(self) -> list[Path]:
         return sorted(self.parts.glob(f"[0-9]*{self.path.suffix}"))

@@ -23,7 +23,7 @@ from flows.start import (
 )
 from flows.task_runner import fold_runner
 from tasks.artifacts import show_link
-from tasks.crossval import drop_changed_folds, train_fold, write_crossval_report
+from tasks.crossval import settle_begun_folds, train_fold, write_crossval_report
 from tasks.ingest import ingest
 from tasks.prepare import build_image_cache, check_folds, index_films
 from tasks.publish import check_store, is_published, publish
@@ -87,8 +87,8 @@ def crossval(
         films = ingest(config, settings.data_dir, settings.store)
         index_films(run.root, config, films.root)
         check_folds(run.root, crossval)
-        if restarted:  # whoever asks for a resumption is told instead
-            drop_changed_folds(run.root, crossval)
+        # Whoever asks for a resumption is told, a run that goes on by itself begins them anew.
+        settle_begun_folds(run.root, crossval, drop=restarted)
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
         with turn_at(settings.device_slot):
             train_folds.with_options(task_runner=runner.runner)(

@@ -186,9 +186,8 @@ def definition(plan: Plan) -> dict[str, Any]:
 def _keep_what_was_set(client: SyncPrefectClient, defined: dict[str, Any]) -> None:
     """What operators set in the forms of deployments stays: Prefect's command would reset it.
 
-    Parameters of those that no option of 'cxr deploy' configures, unless they are what it gave
-    them last time; of all, how many runs may be at work at once, and what their infrastructure
-    is asked for.
+    Parameters that no option of 'cxr deploy' configures, unless they are what it gave them last
+    time; how many runs may be at work at once, and what their infrastructure is asked for.
     """
     ours = {each["name"]: each for each in defined["deployments"]}
     given = _last_parameters()
@@ -198,11 +197,12 @@ def _keep_what_was_set(client: SyncPrefectClient, defined: dict[str, Any]) -> No
         )
     ):
         own = ours[found.name]
-        if found.name not in _CONFIGURED:
-            last = given.get(found.name, {}).items()
-            own["parameters"] = own.get("parameters", {}) | {
-                name: value for name, value in found.parameters.items() if (name, value) not in last
-            }
+        last, told = given.get(found.name, {}).items(), own.get("parameters", {})
+        own["parameters"] = told | {
+            name: value
+            for name, value in found.parameters.items()
+            if (name, value) not in last and (name != "config" or "config" not in told)
+        }
         own["work_pool"] = own["work_pool"] | {"job_variables": found.job_variables}
         if found.global_concurrency_limit and "concurrency_limit" in own:
             limit = {"limit": found.global_concurrency_limit.limit}

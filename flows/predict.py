@@ -11,7 +11,7 @@ from pydantic import Field
 from cxr_model.config_checks import ModelNameOrEmpty
 from flows.run_id import RunIdOrEmpty
 from flows.settings import Settings
-from flows.start import due_name, set_up_logging, started_again, turn_at
+from flows.start import due_name, require_current, set_up_logging, started_again, turn_at
 from tasks.artifacts import show, show_table
 from tasks.fetched_model import fetch_registered
 from tasks.inbox import BATCH_FILMS, find_new_films, lacks_champion, name_batch, score_batch
@@ -50,6 +50,7 @@ def predict(
         moment = runtime.flow_run.scheduled_start_time
         rows = []
         for start in range(0, len(films), BATCH_FILMS):
+            require_current()
             batch = films[start : start + BATCH_FILMS]
             with turn_at(settings.device_slot):
                 record = score_batch(

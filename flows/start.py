@@ -26,7 +26,9 @@ from tasks.limits import make_limit
 from tasks.manifest import check_run_id
 
 MOST_STARTS = 4
+_END = 12  # starts; what takes hours until it crashes is not to do so for ever
 _HOUR = timedelta(hours=1)
+_TAKE_OVER_S = 600.0  # a process that was cut off from the server may still be at work
 _LEASE_S = 60.0  # after this the slot of a killed run is free again; the server takes no less
 _RENEW_S = 15.0
 _POLL_S = 3.0
@@ -77,11 +79,11 @@ def due_name(what: str) -> str:
 def started_again() -> bool:
     """Whether this flow run crashed before and goes on now.
 
-    Raises ``StackError`` when it did so too often for the hours that it has worked: what crashes
-    every time is no accident, a spot machine that is taken away every other hour is.
+    Raises ``StackError`` when it did so too often for the hours that it was under way: what
+    crashes every time is no accident, a spot machine that is taken away every other hour is.
     """
     num_starts = int(runtime.flow_run.run_count or 1)
-    if num_starts > MOST_STARTS and num_starts > MOST_STARTS + _time_worked() // _HOUR:
+    if num_starts > MOST_STARTS and num_starts > min(MOST_STARTS + _hours_under_way(), _END):
         raise StackError(
             f"the run crashed {num_starts - 1} times; see the worker's log, then go on with "
             "--resume and its id"
@@ -89,10 +91,14 @@ def started_again() -> bool:
     return num_starts > 1
 
 
-def _time_worked() -> timedelta:
-    """Of all this flow run's starts together."""
-    with get_client(sync_client=True) as client:
-        return client.read_flow_run(UUID(runtime.flow_run.id)).total_run_time
+def _hours_under_way() -> int:
+    """Of all this flow run's starts together, waiting for the device too."""
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(UUID(runtime.flow_run.id)).total_run_time // _HOUR
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.warning("no word of this run's hours from the server (%s)", type(error).__name__)
+        return _END
 
 
 def require_current() -> None:
@@ -193,7 +199,8 @@ def started_run(
     """A folder of the run with its ``config.json``; empty but for the entries to ``keep``.
 
     It is this flow's alone for the block. Raises ``ConfigError`` where another process works
-    in it, and where a train flow would go on in the folder of a cross-validation.
+    in it, and where a train flow would go on in the folder of a cross-validation. A run that
+    was started again waits for the process that it takes over from.
     """
     run = RunFolder(root)
     if keep and run.crossval_config.exists() and run.folds.name not in keep:
@@ -202,7 +209,8 @@ def started_run(
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(root.parent / f".{root.name}.lock", timeout=0):
+        timeout = _TAKE_OVER_S if int(runtime.flow_run.run_count or 1) > 1 else 0
+        with FileLock(root.parent / f".{root.name}.lock", timeout=timeout):
             for entry in root.iterdir() if root.exists() else ():
                 if entry.name in keep:
                     continue

@@ -121,7 +121,8 @@ def _work_through(
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
     with turn_at(settings.device_slot):
         with clock("train"):
-            training = _train(run, run_id, config, cache, settings, restarted=restarted)
+            ours = [each for each in (cache, films.root) if each.is_relative_to(settings.home)]
+            training = _train(run, run_id, config, cache, settings, ours, restarted=restarted)
         with clock("evaluate"):
             holdout = evaluate_holdout(run.root, config, cache)
         with clock("reliability"):
@@ -166,6 +167,7 @@ def _train(
     config: RunConfig,
     cache: Path,
     settings: Settings,
+    in_use: list[Path],
     *,
     restarted: bool,
 ) -> TrainSummary:
@@ -175,11 +177,11 @@ def _train(
     """
     store = settings.store if runtime.deployment.id is not None else None
     try:
-        return train_network(run.root, run_id, config, cache, store)
+        return train_network(run.root, run_id, config, cache, store, in_use)
     except CheckpointMismatch as error:
         if not restarted:
             raise
         logger.warning("the films are others than when the run began, training anew: %s", error)
         forget_checkpoints(settings.store, run_id)
         shutil.rmtree(run.checkpoints)
-        return train_network(run.root, run_id, config, cache, store)
+        return train_network(run.root, run_id, config, cache, store, in_use)

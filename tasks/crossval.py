@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
-from cxr_model.crossval import drop_folds_of_other_films, run_fold
+from cxr_model.crossval import check_begun_folds, drop_folds_of_other_films, run_fold
 from cxr_model.folds import CrossvalConfig, Fold, fold_splits
 from cxr_model.index import read_index
 from cxr_model.run_folder import RunFolder
@@ -68,9 +68,14 @@ def train_fold(
 
 
 @task(cache_policy=NO_CACHE)
-def drop_changed_folds(root: Path, crossval: CrossvalConfig) -> None:
-    """For a run that goes on by itself: its source may have got films since, and so all folds."""
-    if drop_folds_of_other_films(RunFolder(root), crossval):
+def settle_begun_folds(root: Path, crossval: CrossvalConfig, *, drop: bool) -> None:
+    """Of a run that goes on and whose source may have got films since, and so all folds.
+
+    Raises ``ConfigError`` then, before hours of work; with ``drop`` the folds begin anew.
+    """
+    if not drop:
+        check_begun_folds(RunFolder(root), crossval)
+    elif drop_folds_of_other_films(RunFolder(root), crossval):
         get_run_logger().warning(
             "the films are others than when the run began, training all folds anew"
         )

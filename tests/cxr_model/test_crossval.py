@@ -15,7 +15,12 @@ from scipy import stats
 
 from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import RunConfig
-from cxr_model.crossval import drop_folds_of_other_films, mean_over_folds, run_fold
+from cxr_model.crossval import (
+    check_begun_folds,
+    drop_folds_of_other_films,
+    mean_over_folds,
+    run_fold,
+)
 from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, plan_folds
@@ -224,11 +229,14 @@ def test_a_fold_of_other_films_is_not_taken_for_done(
     write_index(read_index(other.index)[1:], other.index)
     with pytest.raises(ConfigError, match="was trained on other films"):
         run_fold(other, plan_folds(PLAN)[0], config, PLAN, None, lambda _: None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="was trained on other films"):
+        check_begun_folds(other, PLAN)
     assert drop_folds_of_other_films(other, PLAN)
     assert not other.folds.exists()
 
 
 def test_folds_of_the_same_films_stay(run: RunFolder) -> None:
+    check_begun_folds(run, PLAN)
     assert not drop_folds_of_other_films(run, PLAN)
     assert len(list(run.folds.iterdir())) == len(plan_folds(PLAN))
 

@@ -48,6 +48,30 @@ def test_every_format_gives_back_what_was_added(tmp_path: Path, suffix: str) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_parts_of_an_answer_that_is_whole_are_no_beginning_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a kill came as they were removed, and half of them lie there."""
+    path = tmp_path / "out.csv"
+
+    def remove_half(folder: Path) -> None:
+        (folder / "000000.csv").unlink()
+        raise InterruptedError
+
+    with open_predictions(path, QUESTION) as file, monkeypatch.context() as patch:
+        file.add(rows(0, 11))
+        patch.setattr(predictions_file.shutil, "rmtree", remove_half)
+        with pytest.raises(InterruptedError):
+            file.finish()
+    path.rename(tmp_path / "of-yesterday.csv")
+    with open_predictions(path, QUESTION) as file:
+        assert file.done == set()
+        file.add(rows(0, 5))
+        file.finish()
+    assert len(pd.read_csv(path)) == 5
+    assert {entry.name for entry in tmp_path.iterdir()} == {"out.csv", "of-yesterday.csv"}
+
+
 @pytest.mark.parametrize("suffix", READERS)
 def test_a_broken_run_goes_on_behind_its_last_whole_part(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"

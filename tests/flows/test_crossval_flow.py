@@ -40,7 +40,7 @@ def test_one_that_crashed_behind_its_publication_is_done(
 def test_folds_of_films_that_changed_are_dropped_where_nobody_asked_to_go_on(
     restarted: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dropped: list[Path] = []
+    settled: list[tuple[Path, bool]] = []
 
     def stop(*_: object) -> None:
         raise InterruptedError
@@ -48,8 +48,10 @@ def test_folds_of_films_that_changed_are_dropped_where_nobody_asked_to_go_on(
     monkeypatch.setattr(flows.crossval, "started_again", lambda: restarted)
     for name in ("ingest", "index_films", "check_folds"):
         monkeypatch.setattr(flows.crossval, name, Mock())
-    monkeypatch.setattr(flows.crossval, "drop_changed_folds", lambda root, _: dropped.append(root))
+    monkeypatch.setattr(
+        flows.crossval, "settle_begun_folds", lambda root, _, drop: settled.append((root, drop))
+    )
     monkeypatch.setattr(flows.crossval, "build_image_cache", stop)
     with pytest.raises(InterruptedError):
         flows.crossval.crossval(run_id="folds", resume=True)
-    assert dropped == [settings.runs_dir / "folds"] * restarted
+    assert settled == [(settings.runs_dir / "folds", restarted)]

@@ -95,6 +95,25 @@ def test_the_model_of_films_that_arrive_follows_the_data_unless_it_was_set(
     assert predict["parameters"] == expected
 
 
+@pytest.mark.usefixtures("server")
+def test_the_form_of_a_configured_deployment_keeps_what_no_option_names() -> None:
+    keep_plan(plan_for("s3://radiology/chest"))
+    dealt = {"num_folds": 10, "repeats": 3}
+    there = SimpleNamespace(
+        name="crossval",
+        parameters={"config": {"preset": "smoke"}, "crossval": dealt},
+        job_variables={},
+        global_concurrency_limit=None,
+    )
+    defined = definition(plan_for("s3://radiology/thorax"))
+    _keep_what_was_set(
+        cast(SyncPrefectClient, SimpleNamespace(read_deployments=lambda **_: [there])), defined
+    )
+    (crossval,) = (each for each in defined["deployments"] if each["name"] == "crossval")
+    assert crossval["parameters"]["crossval"] == dealt
+    assert crossval["parameters"]["config"]["data"]["source"] == "s3://radiology/thorax"
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     with prefect_test_harness(server_startup_timeout=120):

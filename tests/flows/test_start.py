@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
+from threading import Event, Timer
 from uuid import UUID
 
 import httpx
@@ -15,12 +18,13 @@ from prefect.exceptions import Abort
 from prefect.states import AwaitingRetry, Crashed, Failed, Running
 from prefect.testing.utilities import prefect_test_harness
 
+from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, StackError
 from flows import start
 from flows.crossval import crossval
 from flows.evaluate import evaluate
 from flows.settings import Settings
-from flows.start import MOST_STARTS, require_current, started_again, turn_at
+from flows.start import MOST_STARTS, require_current, started_again, started_run, turn_at
 from flows.train import train
 
 LIMIT = "cxr-device-test"
@@ -122,11 +126,23 @@ def test_a_run_that_crashed_too_often_is_not_started_again(
         assert again() is (num_starts > 1)
 
 
-@pytest.mark.parametrize(("hour", "goes_on"), [("microseconds", True), ("hours", False)])
-def test_each_hour_of_work_grants_one_more_start(
-    hour: str, goes_on: bool, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("hour", "num_starts", "goes_on"),
+    [
+        ("microseconds", MOST_STARTS + 1, True),
+        ("hours", MOST_STARTS + 1, False),
+        ("microseconds", start._END, True),
+        ("microseconds", start._END + 1, False),  # it crashes every time, late
+    ],
+)
+def test_each_hour_under_way_grants_one_more_start_up_to_a_dozen(
+    hour: str,
+    num_starts: int,
+    goes_on: bool,
+    client: SyncPrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(MOST_STARTS + 1))
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(num_starts))
     monkeypatch.setattr(start, "_HOUR", timedelta(**{hour: 1}))
 
     @flow
@@ -137,8 +153,33 @@ def test_each_hour_of_work_grants_one_more_start(
     if goes_on:
         assert again()
     else:
-        with pytest.raises(StackError, match="crashed 4 times"):
+        with pytest.raises(StackError, match=f"crashed {num_starts - 1} times"):
             again()
+
+
+@pytest.mark.parametrize("num_starts", [1, 2])
+def test_a_run_that_is_started_again_waits_for_the_process_that_it_takes_over_from(
+    num_starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was cut off from the server works on until it sees that."""
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(num_starts))
+    root, is_held, may_end = tmp_path / "runs" / "r", Event(), Event()
+
+    def hold() -> None:
+        with started_run(root, RunConfig()):
+            is_held.set()
+            may_end.wait(20)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold)
+        assert is_held.wait(10)
+        if num_starts == 1:
+            with pytest.raises(ConfigError, match="works on it"), started_run(root, RunConfig()):
+                pass
+        Timer(0.3, may_end.set).start()
+        if num_starts == 2:
+            with started_run(root, RunConfig()):
+                assert may_end.is_set()
 
 
 @pytest.mark.parametrize("folder", [".checkpoints", "folds/naive-1-1/.checkpoints"])

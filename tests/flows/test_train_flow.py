@@ -36,7 +36,7 @@ def train(root: Path, *, restarted: bool) -> object:
     run = RunFolder(root)
     run.checkpoints.mkdir()
     settings = Settings.from_environment({"CXR_HOME": str(root)})
-    return flows.train._train(run, "r", RunConfig(), root, settings, restarted=restarted)
+    return flows.train._train(run, "r", RunConfig(), root, settings, [], restarted=restarted)
 
 
 def test_a_run_started_anew_by_itself_trains_anew_where_films_arrived(
