@@ -312,10 +312,10 @@ def test_status_tells_workers_runs_and_limits(stack: Shell, api: Api) -> None:
     assert "ONLINE" in stack.ok("status")
 
 
-def test_the_operator_is_told_once_of_a_failure_a_crash_and_a_red_gate(
-    stack: Shell, api: Api, films: Path
-) -> None:
-    """A worker reports a crash twice."""
+@pytest.fixture(scope="module")
+def notices(stack: Shell, api: Api, films: Path) -> Iterator[list[str]]:
+    """Subjects that a webhook is told; the data is looked at every minute from now on."""
+    assert api
     told: list[str] = []
     webhook = FastAPI()
 
@@ -329,16 +329,33 @@ def test_the_operator_is_told_once_of_a_failure_a_crash_and_a_red_gate(
         )
         with temporary_settings({PREFECT_API_URL: stack.settings.local_api_url}):
             block.save("alerts")
-        deploy = ("deploy", "--data", films, *ONE_EPOCH, "--schedule", "predict=off")
+        schedules = ("--schedule", "predict=off", "--schedule", "watch-dataset=* * * * *")
+        deploy = ("deploy", "--data", films, *ONE_EPOCH, *schedules)
         stack.ok(*deploy, "--notify", "custom-webhook/alerts")
-        crashed, failed = f"prefect.flow-run.{uuid4()}", f"prefect.flow-run.{uuid4()}"
-        api.emit("prefect.flow-run.Crashed", f"prefect.flow-run.{uuid4()}", "of-somebody-else")
-        api.emit("prefect.flow-run.Crashed", crashed, "cxr")
-        api.emit("prefect.flow-run.Crashed", crashed, "cxr")
-        api.emit("prefect.flow-run.Failed", failed, "cxr")
-        api.emit(RED_GATE, "cxr.run.of-a-test")
-        wait_until(lambda: len(told) >= 3)
-        assert sorted(told) == [
-            f"CXResnet: {event}"
-            for event in (RED_GATE, "prefect.flow-run.Crashed", "prefect.flow-run.Failed")
-        ]
+        yield told
+
+
+def test_the_operator_is_told_once_of_a_failure_a_crash_and_a_red_gate(
+    api: Api, notices: list[str]
+) -> None:
+    """A worker reports a crash twice."""
+    crashed, failed = f"prefect.flow-run.{uuid4()}", f"prefect.flow-run.{uuid4()}"
+    api.emit("prefect.flow-run.Crashed", f"prefect.flow-run.{uuid4()}", "of-somebody-else")
+    api.emit("prefect.flow-run.Crashed", crashed, "cxr")
+    api.emit("prefect.flow-run.Crashed", crashed, "cxr")
+    api.emit("prefect.flow-run.Failed", failed, "cxr")
+    api.emit(RED_GATE, "cxr.run.of-a-test")
+    wait_until(lambda: len(notices) >= 3)
+    assert sorted(notices) == [
+        f"CXResnet: {event}"
+        for event in (RED_GATE, "prefect.flow-run.Crashed", "prefect.flow-run.Failed")
+    ]
+
+
+@pytest.mark.usefixtures("notices")
+def test_a_schedule_that_falls_due_starts_a_run(api: Api) -> None:
+    def has_run() -> bool:
+        runs = api.filter("flow_runs", flows={"name": {"any_": ["watch-dataset"]}})
+        return any(run["auto_scheduled"] and run["state_type"] == "COMPLETED" for run in runs)
+
+    wait_until(has_run)
