@@ -136,8 +136,9 @@ def _shortcut(evidence: Path) -> Finding:
         return None, "no audit for shortcuts was made"
     record = read_json(evidence)
     above = f"accuracy above what no-lung evidence gives: {format_estimate(record['headline'])}"
-    alarms = "; ".join(record["alarms"])
-    return not record["alarm"], f"{alarms or record['verdict']} ({above})"
+    first, *others = record["alarms"] or [record["verdict"]]
+    more = f", and {len(others)} more" if others else ""
+    return not record["alarm"], f"{first}{more} ({above})"
 
 
 def _calibration(evidence: Path) -> Finding:

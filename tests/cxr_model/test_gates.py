@@ -47,7 +47,7 @@ def write_films(run: RunFolder, *copies: str) -> None:
 
 def write_evidence(run: RunFolder, *, is_good: bool) -> None:
     write_films(run, *(2 * [""] if is_good else 2 * ["one picture"]))
-    alarms = [] if is_good else ["the border tells the classes apart"]
+    alarms = [] if is_good else ["the border tells the classes apart", "so do sizes"]
     write_json(
         run.shortcuts,
         {"alarm": not is_good, "alarms": alarms, "verdict": "nothing found", "headline": SHARE},
@@ -77,8 +77,8 @@ def test_good_evidence_makes_every_gate_green_and_bad_evidence_red(run: RunFolde
     leakage, shortcut, calibration, explanation = check_gates(run, RunConfig())
     assert leakage.found == "a.png and c.png, its copy, stand in two splits"
     assert shortcut.found == (
-        "the border tells the classes apart (accuracy above what no-lung evidence gives: "
-        "0.100 (0.05–0.20))"
+        "the border tells the classes apart, and 1 more (accuracy above what no-lung evidence "
+        "gives: 0.100 (0.05–0.20))"
     )
     assert calibration.found == "as measured"
     assert explanation.found == "failed: Grad-CAM"
