@@ -83,6 +83,20 @@ def read_plan() -> Plan:
         ) from error
 
 
+def require_data_told(config: RunConfig) -> None:
+    """Raise ``ConfigError`` where drawn films, which nobody named, would replace a data set."""
+    try:
+        kept = read_plan().config.data.source
+    except ConfigError:  # of another version, whose way out is to say all again
+        return
+    drawn = RunConfig().data.source
+    if config.data.source == drawn != kept:
+        raise ConfigError(
+            f"this server's deployments are of --data {kept}; say so again beside what is to be "
+            f"new (what is left out counts as left out), or --data {drawn} where that is meant"
+        )
+
+
 def keep_plan(plan: Plan) -> None:
     Variable.set(_PLAN, asdict(plan), overwrite=True)
 
@@ -120,6 +134,8 @@ def apply(plan: Plan, settings: Settings, *, is_kept: bool = False) -> list[str]
         _require_deployed(client, [each["name"] for each in defined["deployments"]])
         Variable.set(_APPLIED, _digest(plan), overwrite=True)
     return [
+        f"data {plan.config.data.source}, preset {plan.config.preset}, model "
+        f"{model_name(plan.config)}; notifications: {plan.notify or 'none'}",
         *(f"{each['name']}/{each['name']}: {_when(each)}" for each in defined["deployments"]),
         f"work pool {plan.pool}: queue {PREDICTIONS_QUEUE} before {TRAINING_QUEUE}",
         f"limits of one: {REGISTRY_LIMIT}, {settings.device_slot}",

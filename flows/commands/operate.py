@@ -84,8 +84,10 @@ def deploy(
     run_config = check_source(run_config, settings.data_dir)
     schedules = dict(_pair("--schedule", text) for text in schedule or ())
     _say_where(_use_api(settings))
-    from flows.deploy import Plan, apply, keep_plan
+    from flows.deploy import Plan, apply, keep_plan, require_data_told
 
+    if data is None:
+        require_data_told(run_config)
     plan = Plan(config=run_config, schedules=schedules, notify=notify, pool=pool)
     for line in apply(plan, settings):
         out.print(line)

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from cxr_model.errors import ConfigError, DataError
+from cxr_model.run_folder import make_folder
 from flows.commands.results import fetch_model
 from flows.commands.shared import Json, err, out
 from flows.settings import Settings
@@ -60,6 +61,8 @@ def predict(
         raise ConfigError("--to, --csv and --json exclude each other; use one")
     if to:
         check_predictions_path(to)
+    if explain:
+        make_folder(explain)
     with ExitStack() as stack:
         films = distinct_films([stack.enter_context(_open_source(source)) for source in sources])
         from cxr_model.device import resolve_device  # seconds of imports, after the refusals

@@ -211,13 +211,16 @@ def test_a_web_page_of_elsewhere_may_not_start_runs(stack: Shell, api: Api) -> N
         assert answer.headers.get("access-control-allow-origin") == allowed
 
 
-def test_what_cannot_be_deployed_is_one_line(stack: Shell, api: Api) -> None:
+def test_what_cannot_be_deployed_is_one_line(stack: Shell, api: Api, films: Path) -> None:
     before = deployed(api)
-    told = stack.refused("deploy", "--schedule", "doctor=0 0 * * *")
+    told = stack.refused("deploy", "--schedule", "train=0 1 * * *")
+    assert f"this server's deployments are of --data {films}; say so again" in told
+    deploy = ("deploy", "--data", films)
+    told = stack.refused(*deploy, "--schedule", "doctor=0 0 * * *")
     assert "--schedule doctor: use one of train, crossval" in told
-    assert "write NAME=CRON" in stack.refused("deploy", "--schedule", "train")
-    assert "start its worker first" in stack.refused("deploy", "--pool", "elsewhere")
-    assert "has no such block" in stack.refused("deploy", "--notify", "slack-webhook/none")
+    assert "write NAME=CRON" in stack.refused(*deploy, "--schedule", "train")
+    assert "start its worker first" in stack.refused(*deploy, "--pool", "elsewhere")
+    assert "has no such block" in stack.refused(*deploy, "--notify", "slack-webhook/none")
     assert deployed(api) == before
 
 

@@ -88,6 +88,12 @@ def test_a_bad_film_is_told_beside_the_others_and_each_good_one_is_drawn(here: S
     assert overlay.name == f"0-{good['sha256'][:8]}.jpg"
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_a_film_is_scored(here: Shell) -> None:
+    (here.folder / "taken").write_text("a file")
+    told = here.refused("predict", "films", "--explain", "taken/maps")
+    assert "taken/maps: cannot be made (Not a directory); name another place" in told
+
+
 def test_people_get_a_table_and_parquet_and_json_lines_the_same_numbers(here: Shell) -> None:
     shown = here("predict", "films")
     assert "films/0.png" in shown.stdout
