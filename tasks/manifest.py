@@ -13,6 +13,7 @@ LATEST = "latest"
 """Stands for the newest run where a run id is asked for."""
 TAKEN = (LATEST, "champion", "models")
 """What `cxr report`, `--model` and the folder of fetched runs mean something else by."""
+WEIGHTS = "model/model.safetensors"
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 """Pattern of all that can be a folder, a key and a part of an address."""
 
@@ -61,6 +62,15 @@ class Manifest:
             f"run {self.run_id}: has no object {key!r}; it has "
             + ", ".join(record.key for record in self.objects)
         )
+
+    def weights(self) -> ObjectRecord:
+        """Of the run's network. Raises ``StorageError`` for a run that has none."""
+        if all(record.key != WEIGHTS for record in self.objects):
+            raise StorageError(
+                f"run {self.run_id}: has no network of its own, as a cross-validation and an "
+                "evaluation have none; name a training, see 'cxr runs'"
+            )
+        return self.record(WEIGHTS)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"

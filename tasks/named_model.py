@@ -4,16 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxr_model.errors import StorageError
 from cxr_model.run_folder import RunFolder
+from tasks.manifest import WEIGHTS
 from tasks.registry import IF_THERE, fetch_version, read_champion, require_files
 from tasks.run_store import fetch_run, read_manifest
 from tasks.storage import ObjectStore
 
 CHAMPION = "champion"
 
-_WEIGHTS = "model/model.safetensors"
-NETWORK_FILES = (_WEIGHTS, "model/model.json")
+NETWORK_FILES = (WEIGHTS, "model/model.json")
 """The network by itself."""
 PREDICTION_FILES = (*NETWORK_FILES, "metrics.json", "model/decision.json")
 """The network, what its predictions are judged by, and its run's verdicts."""
@@ -50,15 +49,11 @@ def find_model(
         )
     manifest = read_manifest(store, name, files)
     has = {record.key for record in manifest.objects}
-    if _WEIGHTS not in has:
-        raise StorageError(
-            f"run {manifest.run_id}: has no network of its own, as a cross-validation and an "
-            "evaluation have none; name a training, see 'cxr runs'"
-        )
+    weights = manifest.weights()
 
     def fetch() -> RunFolder:
         require_files(manifest.run_id, files, has)
         wanted = (*files, *(key for key in IF_THERE if key in has))
         return RunFolder(fetch_run(store, manifest.run_id, folder, wanted))
 
-    return Found(run_id=manifest.run_id, digest=manifest.record(_WEIGHTS).sha256, fetch=fetch)
+    return Found(run_id=manifest.run_id, digest=weights.sha256, fetch=fetch)

@@ -23,7 +23,7 @@ from typing import Any
 from cxr_model.config_checks import check_model_name
 from cxr_model.errors import StorageError
 from cxr_model.run_folder import RunFolder, sha256_file
-from tasks.manifest import check_run_id
+from tasks.manifest import WEIGHTS, check_run_id
 from tasks.run_store import read_manifest
 from tasks.storage import ObjectStore, in_parallel, local_path
 from tasks.storage_errors import ChangedObjectError, ExistingObjectError, MissingObjectError
@@ -43,7 +43,6 @@ VERSION_FILES = (
 IF_THERE = ("model/outliers.safetensors",)
 """Kept and fetched beside them where the run has it: not every run fits an outlier score."""
 
-_WEIGHTS = "model/model.safetensors"
 _TRIES = 20
 _PAUSE_S = 0.2
 
@@ -92,6 +91,7 @@ def register_version(store: ObjectStore, model: str, run_id: str) -> Version:
     """
     check_model_name(model)
     manifest = read_manifest(store, run_id)
+    manifest.weights()
     target = _version_key(model, manifest.run_id)
     has = {record.key for record in manifest.objects}
     keys = [*VERSION_FILES, *(key for key in IF_THERE if key in has)]
@@ -99,7 +99,7 @@ def register_version(store: ObjectStore, model: str, run_id: str) -> Version:
     version = Version(
         model=model,
         run_id=manifest.run_id,
-        digest=files[_WEIGHTS],
+        digest=files[WEIGHTS],
         metrics=manifest.headline,
         registered=_now(),
         files=files,

@@ -85,6 +85,16 @@ def test_a_version_older_than_a_file_that_is_wanted_is_told_and_what_it_has_is_f
     assert fetch_version(either_store, "cxr3", "first", tmp_path / "three").weights.exists()
 
 
+def test_an_evaluation_is_no_version(
+    store: ObjectStore, tmp_path: Path, headline: dict[str, Any]
+) -> None:
+    (tmp_path / "report.html").write_text("page")
+    publish_run(store, RunFolder(tmp_path), "measured", headline)
+    with pytest.raises(StorageError, match="run measured: has no network of its own, as a cross"):
+        register_version(store, "cxr3", "measured")
+    assert list_models(store) == []
+
+
 def test_a_broken_off_registration_is_no_version(either_store: ObjectStore, publish: Any) -> None:
     register_version(either_store, "cxr3", publish("first"))
     either_store.delete("models/cxr3/versions/first/VERSION.json")
