@@ -18,7 +18,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from cxr_model.errors import ConfigError
-from cxr_model.run_folder import atomic_path, make_folder, read_json, write_json
+from cxr_model.run_folder import atomic_path, make_folder, read_json, remove_at_once, write_json
 
 ROWS_PER_PART = 1024
 """A multiple of the batch size: a run that goes on forms the batches an unbroken one does."""
@@ -79,11 +79,7 @@ class PredictionsFile:
             self._write_part(rest)
         with atomic_path(self.path) as temporary:
             self._format.join(self._finished(), temporary)
-        # At once: parts that a kill left would be taken for the beginning of the next answer.
-        going = self.parts.with_name(f".{self.parts.name}.removed")
-        if going.exists():
-            shutil.rmtree(going)
-        shutil.rmtree(self.parts.rename(going))
+        remove_at_once(self.parts)  # half of them would pass for the beginning of the next answer
 
     def _finished(self) -> list[Path]:
         return sorted(self.parts.glob(f"[0-9]*{self.path.suffix}"))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -189,6 +190,14 @@ def make_folder(folder: Path) -> None:
         ) from error
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{folder}: cannot be written; name another place, or ask for the right")
+
+
+def remove_at_once(folder: Path) -> None:
+    """A removal that is killed leaves nothing that would be taken for whole."""
+    going = folder.with_name(f".{folder.name}.removed")
+    if going.exists():
+        shutil.rmtree(going)
+    shutil.rmtree(folder.rename(going))
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:

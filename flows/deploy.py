@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -28,19 +27,19 @@ from prefect.client.schemas.filters import (
     DeploymentFilterTags,
 )
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.variables import Variable
 from prefect.workers.process import ProcessWorker
 
 from cxr_model.config import RunConfig
 from cxr_model.errors import ConfigError, StackError
+from flows.automations import NOTIFICATION, read_automations, upsert
 from flows.configuration import config_from_values
 from flows.run_id import model_name
 from flows.settings import Settings
 from flows.stack import WORK_POOL
 from tasks.limits import make_limit
-from tasks.promotion import RED_GATE, REGISTRY_LIMIT
+from tasks.promotion import REGISTRY_LIMIT
 
 PREDICTIONS_QUEUE = "predictions"
 TRAINING_QUEUE = "default"
@@ -48,7 +47,6 @@ _APPLIED = "cxr_applied"
 """Variable of the Prefect server: the digest of what was applied last."""
 _PLAN = "cxr_plan"
 """Likewise: the plan that 'cxr deploy' was told last."""
-NOTIFICATION = "cxr: notify on failure, crash or a red gate"
 _CONFIGURED = ("train", "crossval", "watch-dataset")
 """Deployments whose ``config`` is the operator's."""
 
@@ -108,17 +106,17 @@ def apply(plan: Plan, settings: Settings, *, is_kept: bool = False) -> list[str]
     or block that does not exist, and for a plan too long to be kept. Of a plan that was kept
     such a block is left out: whoever brings the stack up can make it only then.
     """
-    defined = definition(plan)
+    defined, file = definition(plan), _file("automations.yaml")
     _require_short(plan)
     with get_client(sync_client=True) as client:
-        try:
-            automations = _automations(client, plan)  # refused before anything is changed
+        try:  # refused before anything is changed
+            automations = read_automations(client, file, plan.notify)
         except ConfigError as error:
             if not is_kept:
                 raise
             print(f"no notifications: {error}", file=sys.stderr, flush=True)
             plan = replace(plan, notify="")
-            automations = _automations(client, plan)
+            automations = read_automations(client, file, plan.notify)
         _require_pool(client, plan.pool)
         Variable.unset(_APPLIED)
         _keep_what_was_set(client, defined)
@@ -127,7 +125,7 @@ def apply(plan: Plan, settings: Settings, *, is_kept: bool = False) -> list[str]
             make_limit(client, limit)
         _deploy(defined, plan.pool)
         for automation in automations:
-            _upsert(client, automation)
+            upsert(client, automation)
         if not plan.notify:
             for old in client.read_automations_by_name(NOTIFICATION):
                 client.delete_automation(old.id)
@@ -321,76 +319,6 @@ def _require_deployed(client: SyncPrefectClient, names: list[str]) -> None:
         raise StackError(
             f"deployments {', '.join(sorted(missing))}: refused by the Prefect server; see above"
         )
-
-
-def _automations(client: SyncPrefectClient, plan: Plan) -> list[AutomationCore]:
-    values = yaml.safe_load(_file("automations.yaml").read_text())
-    if plan.notify:
-        values.append(_notification(_block_id(client, plan.notify)))
-    return [AutomationCore.model_validate(each) for each in values]
-
-
-def _notification(block_id: str) -> dict[str, Any]:
-    ours = {"prefect.resource.id": "prefect.tag.cxr", "prefect.resource.role": "tag"}
-    return {
-        "name": NOTIFICATION,
-        "description": "Tells the operator through the block that 'cxr deploy --notify' named.",
-        "trigger": {
-            "type": "compound",
-            "require": "any",
-            "within": 0,
-            "triggers": [
-                _reactive("prefect.flow-run.Failed", match_related=ours),
-                # A worker tells of a crash twice, ten seconds apart: one notice for both.
-                _reactive("prefect.flow-run.Crashed", match_related=ours, within=30),
-                _reactive(RED_GATE),
-            ],
-        },
-        "actions": [
-            {
-                "type": "send-notification",
-                "block_document_id": block_id,
-                "subject": "CXResnet: {{ event.event }}",
-                "body": "{{ event.resource.name or event.resource.id }}: {{ event.event }} at "
-                "{{ event.occurred }}\n{{ event.payload }}",
-            }
-        ],
-    }
-
-
-def _reactive(event: str, **narrowed: Any) -> dict[str, Any]:
-    return {
-        "type": "event",
-        "posture": "Reactive",
-        "expect": [event],
-        "for_each": ["prefect.resource.id"],
-        "threshold": 1,
-        **narrowed,
-    }
-
-
-def _block_id(client: SyncPrefectClient, slug: str) -> str:
-    if not re.fullmatch(r"[a-z0-9-]+/[a-z0-9-]+", slug):
-        raise ConfigError(
-            f"--notify {slug!r}: write a block's type and name, as in slack-webhook/alerts"
-        )
-    kind, _, name = slug.partition("/")
-    try:
-        return str(client.read_block_document_by_name(name, kind).id)
-    except ObjectNotFound as error:
-        raise ConfigError(
-            f"--notify {slug}: the Prefect server has no such block; make it in the UI, Blocks"
-        ) from error
-
-
-def _upsert(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    same_name = client.read_automations_by_name(automation.name)
-    for surplus in same_name[1:]:
-        client.delete_automation(surplus.id)
-    if same_name:
-        client.update_automation(same_name[0].id, automation)
-    else:
-        client.create_automation(automation)
 
 
 def _file(name: str) -> Path:

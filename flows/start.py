@@ -26,7 +26,7 @@ from tasks.limits import make_limit
 from tasks.manifest import check_run_id
 
 MOST_STARTS = 4
-_END = 12  # starts; what takes hours until it crashes is not to do so for ever
+_MOST_EVER = 12  # starts; what takes hours until it crashes is not to do so for ever
 _HOUR = timedelta(hours=1)
 _TAKE_OVER_S = 600.0  # a process that was cut off from the server may still be at work
 _LEASE_S = 60.0  # after this the slot of a killed run is free again; the server takes no less
@@ -83,7 +83,7 @@ def started_again() -> bool:
     crashes every time is no accident, a spot machine that is taken away every other hour is.
     """
     num_starts = int(runtime.flow_run.run_count or 1)
-    if num_starts > MOST_STARTS and num_starts > min(MOST_STARTS + _hours_under_way(), _END):
+    if num_starts > MOST_STARTS and num_starts > min(MOST_STARTS + _hours_under_way(), _MOST_EVER):
         raise StackError(
             f"the run crashed {num_starts - 1} times; see the worker's log, then go on with "
             "--resume and its id"
@@ -98,7 +98,7 @@ def _hours_under_way() -> int:
             return client.read_flow_run(UUID(runtime.flow_run.id)).total_run_time // _HOUR
     except (httpx.HTTPError, PrefectException) as error:
         logger.warning("no word of this run's hours from the server (%s)", type(error).__name__)
-        return _END
+        return _MOST_EVER
 
 
 def require_current() -> None:

@@ -1,6 +1,5 @@
 """What may be removed: old runs, checkpoints and caches, never what a model came from."""
 
-import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from cxr_model.config_checks import STRICT, Bounds, check_bounds
+from cxr_model.run_folder import remove_at_once
 from tasks.artifacts import show
 from tasks.registry import registered_runs
 from tasks.results_cache import RESULTS
@@ -210,22 +210,14 @@ def _on_disk(kind: str, path: Path, name: str, is_protected: bool) -> Item:
 def _remove(path: Path, *, is_locked: bool) -> bool:
     """Whether the folder was free to go; ``is_locked``: whoever works in one has its lock."""
     if not is_locked:
-        _remove_at_once(path)
+        remove_at_once(path)
         return True
     lock = path.parent / f".{path.name}.lock"
     try:
         with FileLock(lock, timeout=0):
-            _remove_at_once(path)
+            remove_at_once(path)
             # While it is held: whoever opened it before finds it gone, and makes a new one.
             lock.unlink()
     except Timeout:
         return False
     return True
-
-
-def _remove_at_once(path: Path) -> None:
-    """A removal that is killed leaves nothing that would be taken for whole."""
-    going = path.with_name(f".{path.name}.removed")
-    if going.exists():
-        shutil.rmtree(going)
-    shutil.rmtree(path.rename(going))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_model import predictions_file
+from cxr_model import predictions_file, run_folder
 from cxr_model.errors import ConfigError
 from cxr_model.predictions_file import check_predictions_path, open_predictions
 
@@ -60,7 +60,7 @@ def test_parts_of_an_answer_that_is_whole_are_no_beginning_of_the_next(
 
     with open_predictions(path, QUESTION) as file, monkeypatch.context() as patch:
         file.add(rows(0, 11))
-        patch.setattr(predictions_file.shutil, "rmtree", remove_half)
+        patch.setattr(run_folder.shutil, "rmtree", remove_half)
         with pytest.raises(InterruptedError):
             file.finish()
     path.rename(tmp_path / "of-yesterday.csv")

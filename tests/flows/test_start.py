@@ -131,8 +131,8 @@ def test_a_run_that_crashed_too_often_is_not_started_again(
     [
         ("microseconds", MOST_STARTS + 1, True),
         ("hours", MOST_STARTS + 1, False),
-        ("microseconds", start._END, True),
-        ("microseconds", start._END + 1, False),  # it crashes every time, late
+        ("microseconds", start._MOST_EVER, True),
+        ("microseconds", start._MOST_EVER + 1, False),  # it crashes every time, late
     ],
 )
 def test_each_hour_under_way_grants_one_more_start_up_to_a_dozen(
