@@ -124,6 +124,7 @@ def evaluate_elsewhere(
             "num_left_out": sum(left_out.values()),
             "left_out": left_out,
             "same_patient_number": num_like,
+            "absent_classes": [name for name in card.classes if name not in set(films["label"])],
             "patients": patient_summary(index),
         },
         "model": {"run_id": card.run_id, "sha256": predictor.digest},

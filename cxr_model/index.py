@@ -77,12 +77,12 @@ def build_index(
     (films, 32, 32), zero where a film does not decode.
 
     Raises DataError as ``find_films`` does, and where more than
-    ``data.max_unreadable_fraction`` of the films or all films of a class do not decode; unless
-    ``every_class``, where no film at all does.
+    ``data.max_unreadable_fraction`` of the films or, if ``every_class`` is wanted, all films of
+    a class do not decode; always where no film does.
     """
     patient_rule = re.compile(data.patient_pattern or _NOTHING)
     series_rule = re.compile(data.series_pattern or _NOTHING, re.IGNORECASE)
-    films, classes = find_films(root, labels)
+    films, classes = find_films(root, labels, every_class=every_class)
     rows: list[dict[str, Any]] = []
     pictures: list[Pixels] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib let go of the GIL

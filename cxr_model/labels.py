@@ -27,12 +27,15 @@ class Film:
     """Name of the folder that gave the label; empty where a table did."""
 
 
-def find_films(root: Path, config: LabelConfig) -> tuple[list[Film], list[str]]:
+def find_films(
+    root: Path, config: LabelConfig, *, every_class: bool = True
+) -> tuple[list[Film], list[str]]:
     """The films below ``root`` sorted by path, and the classes in the order of output units.
 
     Hidden files and folders and those named by ``config.ignore`` are left out, and with
     ``config.mode="csv"`` all that the table does not list. Raises
-    DataError where a film has no class or two, a class no film, or there is one class only.
+    DataError where a film has no class or two and, if ``every_class`` is wanted, where a class
+    has no film or there is one class only: to train on, not to look at or to measure on.
     """
     if not root.is_dir():
         raise DataError(f"{root}: is no folder; name a folder that holds the films of each class")
@@ -48,13 +51,13 @@ def find_films(root: Path, config: LabelConfig) -> tuple[list[Film], list[str]]:
     if config.mode == "csv":
         films = _label_by_table(root, paths, config)
     else:
-        films = _label_by_folder(root, paths, config)
+        films = _label_by_folder(root, paths, config, every_class=every_class)
     if config.mode != "patterns":
         films = [film for film in films if film.label not in config.drop]
     classes = order_classes((film.label for film in films), config)
     if not films:
         raise DataError(f"{root}: labels.drop leaves no film; name fewer classes")
-    if len(classes) < 2:
+    if every_class and len(classes) < 2:
         raise DataError(
             f"{root}: all {len(films)} films are of one class, {classes[0]!r}, and a classifier "
             "needs two or more; add films of another class or change labels.mode"
@@ -110,10 +113,12 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
 
 
-def _label_by_folder(root: Path, paths: list[str], config: LabelConfig) -> list[Film]:
+def _label_by_folder(
+    root: Path, paths: list[str], config: LabelConfig, *, every_class: bool
+) -> list[Film]:
     num_films = Counter(str(PurePosixPath(path).parent) for path in paths)
     named = {folder: _class_of(root, folder, list(num_films), config) for folder in num_films}
-    if config.mode == "patterns":
+    if every_class and config.mode == "patterns":
         found = {label for label, _ in named.values()}
         for label in config.patterns:
             if label not in found:

@@ -53,7 +53,7 @@ def evaluate(
     config = replace(config, preset="evaluate", data=replace(config.data, source=source))
     with started_run(root, config) as folder:
         films = ingest(config, environment.data_dir, environment.store)
-        index_films(folder.root, config, films.root)
+        index_films(folder.root, config, films.root, every_class=False)
         cache = build_image_cache(folder.root, config, films.root, environment.cache_dir)
         with turn_at(environment.device_slot):
             headline = evaluate_on(

@@ -20,8 +20,10 @@ from tasks.stage_clock import working
 
 
 @task(cache_policy=NO_CACHE)
-def index_films(run_root: Path, config: RunConfig, root: Path) -> None:
-    """One row a film, in the run's ``data/index.csv``."""
+def index_films(
+    run_root: Path, config: RunConfig, root: Path, *, every_class: bool = True
+) -> None:
+    """One row a film, in the run's ``data/index.csv``; ``every_class`` as in `build_index`."""
     logger = get_run_logger()
     with tell_films("indexing", "films indexed") as tell, working():
         run = RunFolder(run_root)
@@ -30,6 +32,7 @@ def index_films(run_root: Path, config: RunConfig, root: Path) -> None:
             config.data,
             config.labels,
             near_duplicates=config.hygiene.near_duplicates,
+            every_class=every_class,
             thumbnails=run.thumbnails,
             progress=tell,
         )

@@ -63,10 +63,10 @@ def parse_source(text: str) -> Source:
     return ZipSource(path)
 
 
-def check_source(config: RunConfig, data_dir: Path) -> RunConfig:
+def check_source(config: RunConfig, data_dir: Path, *, every_class: bool = True) -> RunConfig:
     """Raise a ``CxrError`` before anything is started if the films cannot be had.
 
-    Of a folder the labels are checked too. Returns ``config`` with its source in a form that
+    Of a folder the labels are checked too, as `find_films` does. Returns ``config`` with its source in a form that
     means the same in any working directory.
     """
     source = parse_source(config.data.source)
@@ -76,7 +76,7 @@ def check_source(config: RunConfig, data_dir: Path) -> RunConfig:
         case KaggleSource():
             require_access(source, data_dir / "kaggle")
         case FolderSource():
-            find_films(source.path, config.labels)
+            find_films(source.path, config.labels, every_class=every_class)
     if isinstance(source, FolderSource | ZipSource):
         return replace(config, data=replace(config.data, source=str(source.path)))
     return config

@@ -73,7 +73,7 @@ def _examine(run: RunFolder, config: "RunConfig", settings: Settings) -> tuple[d
     from tasks.ingest import ingest
     from tasks.sources import check_source
 
-    config = check_source(config, settings.data_dir)
+    config = check_source(config, settings.data_dir, every_class=False)
     bucket = config.data.source.startswith("s3://")
     with store_for(settings) if bucket else nullcontext(settings.store) as location:
         films = ingest.fn(config, settings.data_dir, location)

@@ -1,6 +1,6 @@
 """Commands that train or measure: ``train``, ``crossval`` and ``evaluate``."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -131,8 +131,8 @@ def evaluate(
 
     Films that the run met are left out. The result is published as a run of its own.
     """
-    from cxr_model.data_config import DataConfig
     from flows import jobs
+    from flows.configuration import change_config, config_from_values
     from flows.run_id import new_run_id
     from tasks.checkpoint_store import require_unbegun
     from tasks.manifest import check_run_id
@@ -142,15 +142,18 @@ def evaluate(
     from tasks.sources import check_source
 
     settings = Settings.from_environment()
-    other = RunConfig(preset="evaluate", data=DataConfig(source=data))
-    other = check_source(other, settings.data_dir)
-    run_id = run_id or new_run_id(other)
-    check_run_id(run_id)
+    if run_id:
+        check_run_id(run_id)
     with open_store(settings) as store:
         store.check()
-        require_unpublished(store, run_id)
-        require_unbegun(store, RunFolder(settings.runs_dir / run_id), run_id)
-        find_model(store, run, settings.fetched_dir, VERSION_FILES)
+        if run_id:
+            require_unpublished(store, run_id)
+            require_unbegun(store, RunFolder(settings.runs_dir / run_id), run_id)
+        trained = find_model(store, run, settings.fetched_dir, VERSION_FILES).fetch()
+    other = change_config(config_from_values(read_json(trained.config)), settings_ or ())
+    other = replace(other, preset="evaluate", data=replace(other.data, source=data))
+    other = check_source(other, settings.data_dir, every_class=False)
+    run_id = run_id or new_run_id(other)
     parameters = {"source": other.data.source, "run": run, "settings": settings_ or []}
     job = jobs.Job(name="evaluate", run_id=run_id, parameters=parameters | {"run_id": run_id})
     _run(job, settings, local=local)

@@ -71,6 +71,30 @@ def test_films_of_the_models_own_data_are_left_out_and_the_rest_is_measured(
     assert "14 films it has never met" in page
 
 
+@pytest.mark.parametrize("present", [["normal", "covid"], ["normal"]])
+def test_a_set_without_films_of_a_class_is_measured_and_says_so(
+    present: list[str],
+    run: RunFolder,
+    model: RunFolder,
+    index: pd.DataFrame,
+    films: Path,
+    tmp_path: Path,
+) -> None:
+    report = build_cache(films, index, tmp_path / "cache", size_px=32, color="grey")
+    write_index(index[index["label"].isin(present)], run.index)
+    found = evaluate_elsewhere(
+        run, "elsewhere", model, CONFIG, FilmCache.open(report.folder), source="films"
+    )
+    absent = [name for name in ("normal", "pneumonia", "covid") if name not in present]
+    assert found["data"]["absent_classes"] == absent
+    per_class = found["holdout"]["per_class"]
+    for name in absent:
+        assert per_class[name]["sensitivity"]["value"] is None
+    told = [per_class[name]["sensitivity"]["value"] for name in present]
+    assert found["holdout"]["balanced_accuracy"]["value"] == pytest.approx(sum(told) / len(told))
+    assert f"No film here is of {', '.join(absent)}:" in run.report.read_text()
+
+
 def test_nothing_new_and_unknown_classes_are_told(
     run: RunFolder, model: RunFolder, index: pd.DataFrame
 ) -> None:

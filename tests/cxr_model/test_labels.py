@@ -1,4 +1,5 @@
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def test_folder_names_give_class_and_subclass(films: Path, write_film: WriteFilm
         ("covid", "COVID-19"),
     }
     assert found[-1] == Film("more/pneumonia-bacterial/a/b.TIF", "pneumonia", "pneumonia-bacterial")
+
+
+def test_films_to_look_at_or_to_measure_on_may_lack_classes(films: Path) -> None:
+    shutil.rmtree(films / "COVID-19")
+    refuse(films, LabelConfig(), "has no folder for class 'covid'")
+    found, _ = find_films(films, LabelConfig(), every_class=False)
+    assert {film.label for film in found} == {"normal", "pneumonia"}
+    shutil.rmtree(films / "Pneumonia-Viral")
+    for config in (LabelConfig(), LabelConfig(mode="folders")):
+        found, _ = find_films(films, config, every_class=False)
+        assert len({film.label for film in found}) == 1
 
 
 def test_the_order_of_classes_outlives_a_database_that_sorts_their_names() -> None:
