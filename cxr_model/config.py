@@ -104,7 +104,8 @@ class TrainingConfig:
     num_devices: Annotated[int, Bounds(least=1)] = 1
     """Above 1: as many processes under torchrun, each with a share of every batch."""
     checkpoint_minutes: Annotated[float, Bounds(above=0)] = 5.0
-    """A checkpoint is written after each epoch, and within one after as many minutes."""
+    """A checkpoint is written after each epoch, and within one after as many minutes; of several
+    processes at the next step of a multiple of eight."""
     seed: Seed = 0
 
     def __post_init__(self) -> None:

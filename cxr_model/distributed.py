@@ -44,6 +44,16 @@ class Processes:
         return values
 
 
+    def first_says(self, answer: bool) -> bool:
+        """The first process's answer, in all of them."""
+        if self.count == 1:
+            return answer
+        on_gpu = dist.get_backend() == "nccl"
+        told = torch.tensor(answer, device=torch.cuda.current_device() if on_gpu else "cpu")
+        dist.broadcast(told, src=0)
+        return bool(told)
+
+
 def _sum_over_processes(values: Tensor) -> Tensor:
     """Gradients flow back through the sum."""
     summed: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]

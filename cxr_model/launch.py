@@ -100,16 +100,17 @@ class _Followed:
         self.run, self.epochs = run, epochs
         self.on_epoch, self.on_checkpoint = on_epoch, on_checkpoint
         self.num_told = 0
+        self.newest: Path | None = None
 
     def look(self) -> None:
         epochs = pd.read_csv(self.epochs) if self.epochs.exists() else pd.DataFrame()
         for row in epochs.iloc[self.num_told :].to_dict("records"):
             self.on_epoch(EpochRecord(**{str(name): value for name, value in row.items()}))
-        if len(epochs) > self.num_told:
-            self.num_told = len(epochs)
-            newest = max(self.run.checkpoints.glob("*.pt"), default=None)
-            if newest is not None:
-                self.on_checkpoint(newest)
+        self.num_told = len(epochs)
+        newest = max(self.run.checkpoints.glob("step-*.pt"), default=None)
+        if newest is not None and newest != self.newest:
+            self.newest = newest
+            self.on_checkpoint(newest)
 
 
 def _writer_of(epochs: Path) -> Callable[[EpochRecord], None]:

@@ -66,8 +66,8 @@ def train(
     """Train on the training split; writes ``history.csv`` after each epoch, then the model.
 
     Goes on from the newest checkpoint below ``run``, where there is one. ``on_epoch`` hears
-    of each epoch trained now, ``on_checkpoint`` of each file of a finished epoch, and of one
-    more where a signal ends the training (what its handler raises must be no ``Exception``).
+    of each epoch trained now, ``on_checkpoint`` of each file of a checkpoint, the one of a
+    signal that ends the training among them (what its handler raises must be no ``Exception``).
     """
     splits = read_splits(run.splits)
     classes = order_classes(splits["label"], config.labels)
@@ -134,14 +134,11 @@ def _train_on(
             _write_history(run, trainer)
         log.info("resuming after epoch %d, step %d", trainer.epoch, trainer.step)
     saver = Saver(trainer, checkpoints, on_checkpoint)
-    # Of several processes the first one writes; within epochs each knows its own losses only.
-    after_step = saver.after_step if trainer.processes.count == 1 else lambda: None
     with saver.until_told_to_end():
-        for record in trainer.epochs(after_step):
+        for record in trainer.epochs(saver.after_step):
             if trainer.processes.is_first:
-                path = saver.after_epoch()
+                saver.after_epoch()
                 _write_history(run, trainer)
-                on_checkpoint(path)
                 on_epoch(record)
 
 

@@ -145,14 +145,22 @@ class Trainer:
         for name in ("epoch", "position", "elapsed_s", "rate_factor", "num_parts", "best_state"):
             setattr(self, name, state[name])
         self.losses.copy_(state["losses"])
-        if not self.processes.is_first:
-            self.losses.zero_()  # they are summed over processes, and are the first one's here
+        self._leave_losses_to_the_first()
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.best = EpochRecord(**state["best"]) if state["best"] else None
         self._last_good = state["last_good"] or copy.deepcopy(self.state())
+
+    def gather_losses(self) -> None:
+        """Of several processes: what `state` of the first one holds is of all, from here on."""
+        self.processes.sum_(self.losses)
+        self._leave_losses_to_the_first()
+
+    def _leave_losses_to_the_first(self) -> None:
+        if not self.processes.is_first:
+            self.losses.zero_()  # the others' are added to them at the end of the epoch
 
     def is_sound(self) -> bool:
         """Whether losses and weights are finite; reads back from the device."""
