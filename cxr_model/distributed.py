@@ -43,7 +43,6 @@ class Processes:
             dist.all_reduce(values)
         return values
 
-
     def first_says(self, answer: bool) -> bool:
         """The first process's answer, in all of them."""
         if self.count == 1:

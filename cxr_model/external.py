@@ -15,7 +15,7 @@ from cxr_model.environment import environment_record
 from cxr_model.errors import DataError
 from cxr_model.hygiene.candidates import near_hashes
 from cxr_model.index import data_digest, patient_summary, read_index
-from cxr_model.intervals import Estimate, draw_figures, proportion_interval, rate_estimate
+from cxr_model.intervals import Estimate, share_estimate
 from cxr_model.metrics import evaluate_predictions
 from cxr_model.model_files import ModelCard
 from cxr_model.predict import BATCH_SIZE, Predictor
@@ -102,8 +102,7 @@ def evaluate_elsewhere(
 ) -> dict[str, Any]:
     """Predict every unseen film; writes predictions, ``metrics.json`` and a page, returns it.
 
-    Intervals are from a bootstrap over groups (patients, series, copies), those of the shares
-    of films answered, abstained from and marked as outliers Wilson's.
+    Intervals are from a bootstrap over groups (patients, series, copies).
     """
     films, left_out, num_like = unseen_films(run, model)
     predictor = Predictor.load(model, resolve_device(config.training.device))
@@ -159,28 +158,18 @@ def _judge(predictor: Predictor, cache: FilmCache, films: pd.DataFrame) -> pd.Da
 def _decision_figures(predictions: pd.DataFrame, *, draws: int, seed: int) -> dict[str, Estimate]:
     """How often there is an answer, and how often that is right."""
     decision = predictions["decision"]
-    answered = predictions[decision == predictions["predicted"]]
-    counts = {
-        "answered": len(answered),
-        ABSTAINED: int((decision == ABSTAINED).sum()),
-        OUTLIER: int((decision == OUTLIER).sum()),
+    is_answer = decision == predictions["predicted"]
+
+    def share(is_so: pd.Series, groups: pd.Series) -> Estimate:
+        return share_estimate(is_so.to_numpy(), groups.to_numpy(dtype=str), draws=draws, seed=seed)
+
+    answered = predictions[is_answer]
+    return {
+        "answered": share(is_answer, predictions["group"]),
+        ABSTAINED: share(decision == ABSTAINED, predictions["group"]),
+        OUTLIER: share(decision == OUTLIER, predictions["group"]),
+        "accuracy_of_answers": share(answered["decision"] == answered["label"], answered["group"]),
     }
-    shares = {name: proportion_interval(count, len(decision)) for name, count in counts.items()}
-    return shares | {"accuracy_of_answers": _accuracy(answered, draws=draws, seed=seed)}
-
-
-def _accuracy(answered: pd.DataFrame, *, draws: int, seed: int) -> Estimate:
-    if answered.empty:
-        return proportion_interval(0, 0)
-    is_right_N = (answered["decision"] == answered["label"]).to_numpy(np.float64)
-    groups_N = answered["group"].to_numpy(dtype=str)
-    points, drawn = draw_figures(
-        lambda weights_NB: {"accuracy": is_right_N @ weights_NB / weights_NB.sum(axis=0)},
-        groups_N,
-        draws=draws,
-        seed=seed,
-    )
-    return rate_estimate(float(points["accuracy"]), drawn["accuracy"], groups_N)
 
 
 def _write_page(run: RunFolder, metrics: dict[str, Any]) -> None:

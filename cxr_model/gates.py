@@ -16,6 +16,7 @@ from cxr_model.errors import DataError, GateError
 from cxr_model.index import read_index
 from cxr_model.intervals import format_estimate
 from cxr_model.run_folder import RunFolder, read_json
+from cxr_model.run_verdicts import SHOWN_METHOD
 from cxr_model.splits import check_disjoint, read_splits
 
 REMEDIES = {
@@ -52,8 +53,8 @@ def check_gates(run: RunFolder, config: RunConfig) -> list[Gate]:
     """The gates leakage, shortcut, calibration and explanation of a run's folder, in this order.
 
     ``fails`` of each says whether ``config.gates.fail_on`` names it. The explanation gate asks
-    for one method that passed its checks: each map bears its own method's verdict beside it, so
-    one that failed misleads nobody, but a run without a single one explains nothing.
+    for the method that is shown beside predictions, `SHOWN_METHOD`; where it was not put to the
+    test, for one that passed its checks.
     """
     found = {
         "leakage": _leakage(run, near_searched=config.hygiene.near_duplicates),
@@ -100,10 +101,10 @@ def _leakage(run: RunFolder, *, near_searched: bool) -> Finding:
         if torn := _torn(splits, index, column):
             return False, f"{torn[0]} and {torn[1]}, {relative}, stand in two splits"
     groups = f"{splits['group'].nunique():,} groups, none in two splits"
-    near = (
-        ", near duplicates included" if near_searched else "; near duplicates were not looked for"
-    )
-    return True, groups + near + _unknown_patients(splits, index)
+    if not near_searched:
+        near = "; near duplicates were not looked for"
+        return None, groups + near + _unknown_patients(splits, index)
+    return True, groups + ", near duplicates included" + _unknown_patients(splits, index)
 
 
 def _unknown_patients(splits: pd.DataFrame, index: pd.DataFrame) -> str:
@@ -138,7 +139,8 @@ def _shortcut(evidence: Path) -> Finding:
     above = f"accuracy above what no-lung evidence gives: {format_estimate(record['headline'])}"
     first, *others = record["alarms"] or [record["verdict"]]
     more = f", and {len(others)} more" if others else ""
-    return not record["alarm"], f"{first}{more} ({above})"
+    passed = None if record["doubt"] else True
+    return False if record["alarm"] else passed, f"{first}{more} ({above})"
 
 
 def _calibration(evidence: Path) -> Finding:
@@ -151,8 +153,11 @@ def _calibration(evidence: Path) -> Finding:
 def _explanation(evidence: Path) -> Finding:
     if not evidence.is_file():
         return None, "no method of explanation was tested"
-    methods = read_json(evidence)["methods"].values()
+    tested = read_json(evidence)["methods"]
+    methods = tested.values()
     failed = ", ".join(method["title"] for method in methods if not method["passed"])
     passed = ", ".join(method["title"] for method in methods if method["passed"])
     words = [f"passed: {passed}"] * bool(passed) + [f"failed: {failed}"] * bool(failed)
+    if SHOWN_METHOD in tested:
+        return bool(tested[SHOWN_METHOD]["passed"]), "; ".join(words)
     return bool(passed), "; ".join(words)

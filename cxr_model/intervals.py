@@ -93,6 +93,20 @@ def rate_estimate(value: float, drawn_B: Array, groups_N: Array) -> Estimate:
     return mean_of_rates(np.array([value]), drawn_B[None], num_groups).estimate(len(groups_N))
 
 
+def share_estimate(is_so_N: Array, groups_N: Array, *, draws: int, seed: int) -> Estimate:
+    """Share of films that are so (N,) as `rate_estimate` has it; of no films undefined."""
+    if len(is_so_N) == 0:
+        return make_estimate(math.nan, math.nan, math.nan, 0)
+    values_N = np.asarray(is_so_N, dtype=np.float64)
+    points, drawn = draw_figures(
+        lambda weights_NB: {"share": values_N @ weights_NB / weights_NB.sum(axis=0)},
+        groups_N,
+        draws=draws,
+        seed=seed,
+    )
+    return rate_estimate(float(points["share"]), drawn["share"], groups_N)
+
+
 def certain_slack(rates_R: Array, num_groups_R: Array) -> Slack:
     """The slack of a mean of rates by those alone that are 0 or 1, the same in every draw."""
     low_R, high_R = _wilson_interval(rates_R, num_groups_R)

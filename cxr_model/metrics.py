@@ -58,6 +58,8 @@ def evaluate_predictions(
         partial(weighted_figures, truth_N, scores_NC), groups, draws=draws, seed=seed
     )
     confusion_CC = points["confusion_matrix"].astype(int)
+    true_C = confusion_CC.sum(axis=1)
+    drawn["confusion_matrix"] = _in_films(drawn["confusion_matrix"], true_C)
     slacks = figure_slacks(points, drawn, truth_N, scores_NC.argmax(axis=1), groups)
     estimates = _estimates(points, drawn, _films_entering(confusion_CC), slacks)
     return {
@@ -71,12 +73,27 @@ def evaluate_predictions(
         },
         "confusion_matrix": confusion_CC.tolist(),
         "confusion_matrix_interval": {
-            end: [[max(cell[end], 0.0) for cell in row] for row in estimates["confusion_matrix"]]
+            end: [
+                [float(np.clip(cell[end], 0, films)) for cell in row]
+                for row, films in zip(estimates["confusion_matrix"], true_C, strict=True)
+            ]
             for end in ("ci_low", "ci_high")
         },
         "interval": f"95 % percentile bootstrap over groups, {draws} draws; "
         "of a rate at least Wilson's with groups for trials",
     }
+
+
+def _in_films(drawn_CCB: Array, true_C: Array) -> Array:
+    """Drawn confusion matrices as if each class had as many films as it has.
+
+    A cell is a rate of its class's films; how many of them a draw holds is no part of it.
+    """
+    shares_CCB = ratio(
+        drawn_CCB, np.broadcast_to(drawn_CCB.sum(axis=1, keepdims=True), drawn_CCB.shape)
+    )
+    shares_CCB[true_C == 0] = 0.0
+    return shares_CCB * true_C[:, None, None]
 
 
 def figure_slacks(

@@ -20,9 +20,7 @@ from tasks.stage_clock import working
 
 
 @task(cache_policy=NO_CACHE)
-def index_films(
-    run_root: Path, config: RunConfig, root: Path, *, every_class: bool = True
-) -> None:
+def index_films(run_root: Path, config: RunConfig, root: Path, *, every_class: bool = True) -> None:
     """One row a film, in the run's ``data/index.csv``; ``every_class`` as in `build_index`."""
     logger = get_run_logger()
     with tell_films("indexing", "films indexed") as tell, working():

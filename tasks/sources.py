@@ -66,8 +66,8 @@ def parse_source(text: str) -> Source:
 def check_source(config: RunConfig, data_dir: Path, *, every_class: bool = True) -> RunConfig:
     """Raise a ``CxrError`` before anything is started if the films cannot be had.
 
-    Of a folder the labels are checked too, as `find_films` does. Returns ``config`` with its source in a form that
-    means the same in any working directory.
+    Of a folder the labels are checked too, as `find_films` does. Returns ``config`` with its
+    source in a form that means the same in any working directory.
     """
     source = parse_source(config.data.source)
     match source:

@@ -122,12 +122,13 @@ def infidelity(maps_NHW: Tensor, masks_NSHW: Tensor, falls_NS: Array) -> Array:
     """Share of the falls' square that the map's sums over the squares leave unexplained, (N,).
 
     Yeh et al. 2019 (arXiv:1901.09392) with square removal, at the map's best scale, over the
-    infidelity of an empty map: 0 is perfect, 1 as good as no map. It is Captum's
-    ``infidelity(normalize=True)`` with the forward passes shared by all methods.
+    infidelity of an empty map: 0 is perfect, 1 no better than none. It is Captum's
+    ``infidelity(normalize=True)`` with the forward passes shared by all methods; but a scale
+    below 0, which makes a map of the opposite perfect, is none.
     """
     sums_NS = torch.einsum("nhw,nshw->ns", maps_NHW.cpu().double(), masks_NSHW.double()).numpy()
     squares = (sums_NS**2).sum(axis=1)
-    scale = (sums_NS * falls_NS).sum(axis=1) / np.where(squares > 0, squares, 1)
+    scale = (sums_NS * falls_NS).sum(axis=1).clip(min=0) / np.where(squares > 0, squares, 1)
     left = ((scale[:, None] * sums_NS - falls_NS) ** 2).sum(axis=1)
     total = (falls_NS**2).sum(axis=1)
     return np.asarray(np.where(total > 0, left / np.where(total > 0, total, 1), 1.0))

@@ -28,7 +28,7 @@ from cxr_model.explanations.lung_field import lung_field
 from cxr_model.explanations.run_checks import choose_checked, run_methods
 from cxr_model.films import films_to_tensor
 from cxr_model.index import read_index
-from cxr_model.intervals import proportion_interval
+from cxr_model.intervals import share_estimate
 from cxr_model.model_files import ModelCard, load_model
 from cxr_model.network import Network
 from cxr_model.run_folder import RunFolder, write_json, write_table
@@ -59,15 +59,15 @@ def explain(
     predictions = read_predictions(run.predictions)
     masks = read_index(run.index).set_index("path")["mask"]
     source = _Films(card=card, cache=cache, root=root, masks=masks, device=device)
-    baselines_BCHW = source.prepare(
-        source.pixels(_baseline_films(read_splits(run.splits), config.explain.seed))
-    )
+    splits = read_splits(run.splits)
+    baselines_BCHW = source.prepare(source.pixels(_baseline_films(splits, config.explain.seed)))
     means = MeanMaps()
     kept = None if config.explain.checks else means
     _write_gallery(
         run, network, source, predictions, config.explain, baselines_BCHW, kept, progress
     )
-    figures = pointing_game(network, source, predictions)
+    draws, seed = config.evaluate.bootstrap_draws, config.evaluate.seed
+    figures = pointing_game(network, source, predictions, splits, draws=draws, seed=seed)
     write_holdout(
         run.attributions / "holdout.npz",
         choose_holdout(predictions, config.explain.seed),
@@ -189,7 +189,15 @@ def _check(
     }
 
 
-def pointing_game(network: Network, source: _Films, predictions: pd.DataFrame) -> dict[str, Any]:
+def pointing_game(
+    network: Network,
+    source: _Films,
+    predictions: pd.DataFrame,
+    splits: pd.DataFrame,
+    *,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
     """Share of correctly classified holdout films with a mask whose Grad-CAM peaks inside it.
 
     Empty where no such film has a mask.
@@ -201,15 +209,17 @@ def pointing_game(network: Network, source: _Films, predictions: pd.DataFrame) -
     ]
     if films.empty:
         return {}
-    hits = 0
+    hits: list[NDArray[np.bool_]] = []
     for start in range(0, len(films), _BATCH):
         batch = films.iloc[start : start + _BATCH]
         found = [source.mask(path) for path in batch["path"]]
         masks_NHW = np.stack([mask for mask in found if mask is not None])
         x_NCHW = source.prepare(source.pixels(batch["sha256"].tolist()))
         cams = grad_cam_maps(network, x_NCHW, source.targets(batch["label"].tolist()))
-        hits += int(peaks_inside(cams.cpu().numpy(), masks_NHW).sum())
-    return {"grad_cam_pointing_game": proportion_interval(hits, len(films))}
+        hits.append(peaks_inside(cams.cpu().numpy(), masks_NHW))
+    groups_N = splits.set_index("path").loc[films["path"], "group"].to_numpy(dtype=str)
+    share = share_estimate(np.concatenate(hits), groups_N, draws=draws, seed=seed)
+    return {"grad_cam_pointing_game": share}
 
 
 def read_mask(path: Path, size_px: int) -> NDArray[np.bool_]:

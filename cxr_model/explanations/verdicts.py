@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.intervals import Estimate, draw_figures, estimate_from_draws, rate_estimate, ratio
+from cxr_model.intervals import Estimate, draw_figures, estimate_from_draws, ratio, share_estimate
 
 Array = NDArray[np.float64]
 Check = dict[str, Any]
@@ -44,15 +44,15 @@ _FAILURES = {
 def mean_estimate(values_N: Array, groups_N: NDArray[Any], seed: int) -> Estimate:
     """The mean over films with a percentile bootstrap interval over their groups.
 
-    Where every value is 0 or 1 it is a rate, whose interval is `rate_estimate`'s.
+    Where every value is 0 or 1 it is a rate, whose interval is `share_estimate`'s.
     """
 
     def mean(weights_NB: Array) -> dict[str, Array]:
         return {"mean": ratio(values_N @ weights_NB, weights_NB.sum(axis=0))}
 
-    points, drawn = draw_figures(mean, groups_N, draws=_DRAWS, seed=seed)
     if np.isin(values_N, (0.0, 1.0)).all():
-        return rate_estimate(float(points["mean"]), drawn["mean"], groups_N)
+        return share_estimate(values_N, groups_N, draws=_DRAWS, seed=seed)
+    points, drawn = draw_figures(mean, groups_N, draws=_DRAWS, seed=seed)
     return estimate_from_draws(float(points["mean"]), drawn["mean"], len(values_N))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cxr_model.config import RunConfig
 from cxr_model.hygiene.copies import Copies, find_copies, label_conflicts
 from cxr_model.hygiene.fingerprint import film_properties, fingerprint, told_apart_by
-from cxr_model.hygiene.near_duplicates import MAX_DISTANCE, METHOD, is_blank
+from cxr_model.hygiene.near_duplicates import MAX_DISTANCE, METHOD, PLANTED, is_blank
 from cxr_model.hygiene.resemblance import LEAST_LIKENESS, find_unlike
 from cxr_model.index import patient_summary, read_index, read_thumbnails, unreadable_films
 from cxr_model.run_folder import RunFolder, write_json, write_table
@@ -112,6 +112,7 @@ def _copies_record(copies: Copies, *, searched: bool) -> dict[str, Any]:
             "groups": [{"paths": paths, "distance": gap} for paths, gap in copies.near],
             "method": METHOD,
             "threshold": MAX_DISTANCE,
+            "planted": PLANTED,
         },
     }
 

@@ -29,6 +29,9 @@ from cxr_model.hygiene.perceptual_hash import equalise
 
 MAX_DISTANCE = 0.025
 """Share of a thumbnail's variance that may be left unexplained between a film and its copy."""
+PLANTED = {"films": 1124, "recall": 0.995, "precision": 1.0}
+"""What that threshold finds at least of real films' copies, cropped by 1 to 3 % with another gamma
+and JPEG quality, and how many of the pairs found are such; a test holds it to that."""
 BLANK_STD = 4.0
 """Grey levels; a thumbnail that varies less shows nothing that could be recognised."""
 METHOD = (

@@ -33,6 +33,8 @@ TOLERATED_ECE = 0.05
 """Calibration fails where the holdout shows an error above this."""
 EXCLUDED_ECE = 0.10
 """For it to pass, the holdout must also rule out an error above this: few films cannot."""
+LEAST_GROUPS = 10
+"""For a verdict either way: the draws of fewer say little of how an error strays."""
 _OUTCOME_DRAWS = 500
 
 
@@ -105,14 +107,16 @@ def measure_calibration(
 
     ``passed`` is false where the interval of the calibrated error lies wholly above
     `TOLERATED_ECE`, true where it ends at or below `EXCLUDED_ECE`, and else None: so few films
-    cannot tell.
+    cannot tell, nor fewer than `LEAST_GROUPS` groups.
     """
     before, after = (
         _measure(truth_N, scores_NC, groups_N, classes, draws, seed)
         for scores_NC in (probabilities_NC, temper(probabilities_NC, temperature))
     )
     is_passed = None
-    if after["ece"]["ci_low"] > TOLERATED_ECE:
+    if len(np.unique(groups_N)) < LEAST_GROUPS:
+        pass
+    elif after["ece"]["ci_low"] > TOLERATED_ECE:
         is_passed = False
     elif after["ece"]["ci_high"] <= EXCLUDED_ECE:
         is_passed = True

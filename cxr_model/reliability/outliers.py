@@ -5,7 +5,6 @@ covariance of Ledoit & Wolf 2004. The bound comes from the validation films alon
 the holdout tells what it is worth; ``docs/log.md`` has the scores that lost.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +25,7 @@ from cxr_model.intervals import (
     bootstrap_weights,
     estimate_from_draws,
     faultless_slack,
-    proportion_interval,
+    share_estimate,
     widen,
 )
 from cxr_model.metrics import weighted_figures
@@ -48,6 +47,8 @@ MOST_FILMS = 1000
 """Drawn of each split; more change neither the fit nor an interval much."""
 NUM_STRANGERS = 100
 """Of each kind."""
+_RIDGE = 1e-9
+"""Of unit variance: two training films, or films that are all alike, have no inverse without."""
 _BATCH_SIZE = 16  # a CPU's caches hold its maps: a quarter faster than 64
 _BINS = 40
 
@@ -69,7 +70,9 @@ class OutlierModel:
         mean_D, scale_D = features_ND.mean(axis=0), features_ND.std(axis=0)
         scale_D[scale_D < 1e-6] = 1.0
         fitted = LedoitWolf(assume_centered=True).fit((features_ND - mean_D) / scale_D)
-        return cls(mean_D, scale_D, np.linalg.cholesky(fitted.precision_))
+        covariance_DD = fitted.covariance_ + _RIDGE * np.eye(len(mean_D))
+        whitening_DD = np.linalg.inv(np.linalg.cholesky(covariance_DD)).T
+        return cls(mean_D, scale_D, np.ascontiguousarray(whitening_DD))  # as safetensors writes it
 
     def scores(self, features_ND: Features) -> NDArray[np.float64]:
         """(N,): root mean square of the whitened features, about 1 for a training film.
@@ -120,8 +123,8 @@ def measure_outliers(run: RunFolder, config: RunConfig, cache: FilmCache) -> dic
 
     Writes ``model/outliers.safetensors``, ``outlier_above`` in ``model/decision.json`` and
     ``evidence/outliers.json``, and returns what the last one holds. Shares are of films that
-    lie above the bound, with Wilson's interval; AUROC tells the holdout's films from others,
-    its interval is from a bootstrap over groups.
+    lie above the bound; AUROC tells the holdout's films from others. Intervals are from a
+    bootstrap over groups.
     """
     decision = Decision.read(run.decision)
     network, card = load_model(run, resolve_device(config.training.device))
@@ -147,30 +150,39 @@ def measure_outliers(run: RunFolder, config: RunConfig, cache: FilmCache) -> dic
         name: score(np.stack([make(film, rng) for film in films]))
         for name, make in STRANGERS.items()
     }
+    groups = {"holdout": holdout["group"].to_numpy(dtype=str)} | {
+        name: sources["group"].to_numpy(dtype=str) if name in FROM_FILMS else _alone(len(scores_N))
+        for name, scores_N in strange.items()
+    }
     draws, seed = config.evaluate.bootstrap_draws, config.evaluate.seed
+
+    def flagged(scores_N: NDArray[np.float64], groups_N: NDArray[Any]) -> Estimate:
+        return share_estimate(scores_N > threshold, groups_N, draws=draws, seed=seed)
+
     record = {
         "method": METHOD,
         "threshold": threshold,
         "rule": f"marks at most {FALSE_ALARM_RATE:.0%} of the validation films",
         "num_features": len(model.mean_D),
         "num_training_films": len(train),
-        "holdout_flagged": _flagged(known["holdout"], threshold),
+        "holdout_flagged": flagged(known["holdout"], groups["holdout"]),
         "holdout_flagged_by_class": {
-            name: _flagged(known["holdout"][(holdout["label"] == name).to_numpy()], threshold)
+            name: flagged(known["holdout"][of_class_N], groups["holdout"][of_class_N])
             for name in card.classes
+            for of_class_N in [(holdout["label"] == name).to_numpy()]
         },
         "auroc": {
             name: _auroc(
                 known["holdout"],
-                holdout["group"].tolist(),
+                groups["holdout"],
                 scores_N,
-                sources["group"].tolist() if name in FROM_FILMS else _alone(len(scores_N)),
+                groups[name],
                 draws=draws,
                 seed=seed,
             )
             for name, scores_N in strange.items()
         },
-        "flagged": {name: _flagged(scores_N, threshold) for name, scores_N in strange.items()},
+        "flagged": {name: flagged(scores_N, groups[name]) for name, scores_N in strange.items()},
         "scores": _histograms(known | strange),
     }
     replace(decision, outlier_above=threshold).write(run.decision)
@@ -198,20 +210,16 @@ def _describe(network: Network, card: ModelCard, pixels: Pixels) -> Features:
     return describe_films(network, batches, card.normalisation)[1]
 
 
-def _flagged(scores_N: NDArray[np.float64], threshold: float) -> Estimate:
-    return proportion_interval(int((scores_N > threshold).sum()), len(scores_N))
-
-
-def _alone(count: int) -> list[str]:
+def _alone(count: int) -> NDArray[Any]:
     """Groups of drawn pictures: each is one of its own."""
-    return [f"drawn {number}" for number in range(count)]
+    return np.array([f"drawn {number}" for number in range(count)])
 
 
 def _auroc(
     known_N: NDArray[np.float64],
-    known_groups: Sequence[str],
+    known_groups: NDArray[Any],
     strange_M: NDArray[np.float64],
-    strange_groups: Sequence[str],
+    strange_groups: NDArray[Any],
     *,
     draws: int,
     seed: int,
@@ -220,7 +228,7 @@ def _auroc(
     is_strange = np.repeat([0, 1], [len(known_N), len(strange_M)])
     scores = np.concatenate([known_N, strange_M])
     scores_NC = np.stack([-scores, scores], axis=1)
-    groups = np.array([*known_groups, *strange_groups])
+    groups = np.concatenate([known_groups, strange_groups])
 
     def auroc_B(weights_NB: NDArray[np.float64]) -> NDArray[np.float64]:
         figures = weighted_figures(is_strange, scores_NC, weights_NB)

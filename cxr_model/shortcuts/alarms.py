@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import fisher_exact
 
 from cxr_model.intervals import Estimate, format_estimate
-from cxr_model.shortcuts.scores import Judge, Probe
+from cxr_model.shortcuts.scores import BORDER, METADATA, SURROUNDINGS, Judge, Probe, one_hot
 
 LEAST_TOLD = 0.6
 """Mean of sensitivity and specificity of one class against the rest; chance is 0.5."""
@@ -62,7 +62,8 @@ def raise_alarms(told: list[dict[str, Any]], excess: Estimate, titles: dict[str,
     """A sentence for each probe and rule that speaks; none where there is no alarm.
 
     ``told`` comes from `told_apart`, ``excess`` from ``Exchange.record``, ``titles`` are the
-    probes' by name. Of several classes that a probe tells, the plainest comes first.
+    probes' by name. Of several classes that a probe tells, the plainest comes first. What
+    metadata and border tell together is an alarm of its own where neither tells it alone.
     """
     spoken: dict[str, list[dict[str, Any]]] = {}
     for row in told:
@@ -74,6 +75,8 @@ def raise_alarms(told: list[dict[str, Any]], excess: Estimate, titles: dict[str,
             if found["value"] - 0.5 < LEAST_OF_MODEL * gain:
                 continue
         spoken.setdefault(row["probe"], []).append(row)
+    if METADATA in spoken or BORDER in spoken:
+        spoken.pop(SURROUNDINGS, None)
     for rows in spoken.values():
         rows.sort(key=_value, reverse=True)
     plainest_first = sorted(spoken.values(), key=lambda rows: _value(rows[0]), reverse=True)
@@ -101,13 +104,35 @@ def _sentence(rows: list[dict[str, Any]], titles: dict[str, str]) -> str:
     return "; ".join(parts)
 
 
-def verdict(alarms: list[str], headline: Estimate, strongest: Probe, model: Estimate) -> str:
+def find_doubt(
+    told: list[dict[str, Any]], headline: Estimate, classes: list[str], judge: Judge
+) -> str:
+    """Why silence of the rules says nothing, in words; empty where it says something."""
+    num_looks = len(told)
+    perfect = Probe(
+        name="perfect", title="", evidence="no lung", how="",
+        called_NC=one_hot(judge.truth_N, judge.num_classes),
+    )  # fmt: skip
+    for c, label in enumerate(classes):
+        best = judge.estimate(judge.one_against_rest(perfect.called_NC, c))
+        if not _is_above(best, LEAST_TOLD) or num_looks * _luck(perfect, judge, c) >= MOST_LUCK:
+            return f"there are too few films to find out whether {label} is told without lungs"
+    if not _is_above(headline, 0.0):
+        return "nothing is shown above what is told without lungs"
+    return ""
+
+
+def verdict(
+    alarms: list[str], doubt: str, headline: Estimate, strongest: Probe, model: Estimate
+) -> str:
     """The audit's outcome in one sentence."""
     above = (
         f"the model's balanced accuracy of {format_estimate(model)} is "
         f"{format_estimate(headline)} above what the strongest evidence without lungs gives "
         f"({strongest.title})"
     )
+    if not alarms and doubt:
+        return f"No alarm by {len(RULES)} rules, but {doubt}; {above}."
     if not alarms:
         return f"No shortcut found by {len(RULES)} rules; {above}."
     others = f", and {len(alarms) - 1} more" if len(alarms) > 1 else ""

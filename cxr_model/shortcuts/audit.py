@@ -11,9 +11,8 @@ from typing import Any
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.run_folder import RunFolder, write_json
-from cxr_model.shortcuts.alarms import RULES, raise_alarms, told_apart, verdict
+from cxr_model.shortcuts.alarms import RULES, find_doubt, raise_alarms, told_apart, verdict
 from cxr_model.shortcuts.classical import (
-    SURROUNDINGS,
     border_probe,
     metadata_probe,
     surroundings_probe,
@@ -82,9 +81,8 @@ def judge_probes(
     of_model, headline = judge.estimate(model_figure), above[strongest.name]
     told = told_apart(without, model, classes, judge)
     corners = exchange.record(judge)
-    # What both together tell, one of the two tells plainest: one alarm says so.
-    alone = [row for row in told if row["probe"] != SURROUNDINGS]
-    alarms = raise_alarms(alone, corners["excess"], {probe.name: probe.title for probe in without})
+    alarms = raise_alarms(told, corners["excess"], {probe.name: probe.title for probe in without})
+    doubt = "" if alarms else find_doubt(told, headline, classes, judge)
     return {
         "chance": judge.chance,
         "model": of_model,
@@ -106,6 +104,7 @@ def judge_probes(
         "strongest": strongest.name,
         "alarm": bool(alarms),
         "alarms": alarms,
+        "doubt": doubt,
         "rules": list(RULES),
-        "verdict": verdict(alarms, headline, strongest, of_model),
+        "verdict": verdict(alarms, doubt, headline, strongest, of_model),
     }

@@ -16,10 +16,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr_model.films import FilmSet
-from cxr_model.shortcuts.scores import Array, Judge, Probe, one_hot
+from cxr_model.shortcuts.scores import (
+    BORDER,
+    METADATA,
+    SURROUNDINGS,
+    Array,
+    Judge,
+    Probe,
+    one_hot,
+)
 
-SURROUNDINGS = "surroundings"
-"""Name of the probe that sees all that is left without the lungs."""
 _THUMBNAIL_PX = 16
 _BORDER_PX, _RING_PX = 32, 2
 _MOST_VALUES = 20
@@ -36,7 +42,7 @@ def metadata_probe(tables: Mapping[str, pd.DataFrame], train: FilmSet, judge: Ju
     forest = _forest(judge, max_features="sqrt")
     called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
     return Probe(
-        name="metadata",
+        name=METADATA,
         title="metadata",
         evidence="no lung",
         how="a random forest on width, height, aspect, mode and format, fitted on the training "
@@ -69,7 +75,7 @@ def border_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
     forest = _forest(judge, max_features=0.3)
     called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
     return Probe(
-        name="border",
+        name=BORDER,
         title="border of the film",
         evidence="no lung",
         how="a random forest on the outer 6 % of each side, shrunk to 240 grey levels, fitted on "

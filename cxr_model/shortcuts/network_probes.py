@@ -23,7 +23,7 @@ from cxr_model.shortcuts.retrain import retrain
 from cxr_model.shortcuts.scores import Array, Probe, one_hot
 from cxr_model.shortcuts.standardise import mean_histogram, standardised_films
 from cxr_model.shortcuts.subject import Subject
-from cxr_model.shortcuts.views import VIEWS, find_lungs
+from cxr_model.shortcuts.views import find_lungs
 
 _BATCH = 64
 
@@ -47,10 +47,10 @@ def model_probe(subject: Subject, predictions: pd.DataFrame) -> Probe:
 
 def hidden_probes(subject: Subject) -> list[Probe]:
     """The network, not trained for it, on films of which each view hides a part."""
-    called: dict[str, list[Array]] = {view.name: [] for view in VIEWS}
+    called: dict[str, list[Array]] = {view.name: [] for view in subject.views}
     for pixels_BCHW in subject.films["holdout"].batches():
         lungs_BHW = find_lungs(pixels_BCHW)
-        for view in VIEWS:
+        for view in subject.views:
             hidden_BCHW = view.hide(pixels_BCHW, lungs_BHW, subject.grey)
             called[view.name].append(subject.call([hidden_BCHW]))
     return [
@@ -62,7 +62,7 @@ def hidden_probes(subject: Subject) -> list[Probe]:
             called_NC=one_hot(np.concatenate(called[view.name]), subject.judge.num_classes),
             by_network=True,
         )
-        for view in VIEWS
+        for view in subject.views
     ]
 
 
@@ -147,7 +147,7 @@ def retrained_probes(subject: Subject, config: RunConfig) -> tuple[list[Probe], 
     )
     holdout = subject.films["holdout"]
     probes, left_out = [], []
-    for view in VIEWS:
+    for view in subject.views:
         title = f"retrained, {view.title}"
         log.info("shortcuts: a network is %s", title)
         try:

@@ -22,6 +22,9 @@ from cxr_model.intervals import (
 
 Array = NDArray[Any]
 Evidence = Literal["no lung", "lung", "both"]
+METADATA, BORDER = "metadata", "border"
+SURROUNDINGS = "surroundings"
+"""Names of probes: the last has what the other two have."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from cxr_model.cache import FilmCache
@@ -15,6 +17,7 @@ from cxr_model.model_files import ModelCard, load_model
 from cxr_model.network import Network
 from cxr_model.run_folder import RunFolder
 from cxr_model.shortcuts.scores import Array, Judge
+from cxr_model.shortcuts.views import View, find_lungs, views_of
 from cxr_model.splits import read_splits
 from cxr_model.stages import load_split
 
@@ -46,6 +49,11 @@ class Subject:
             seed=config.evaluate.seed,
         )
         return cls(tables=tables, films=films, network=network, card=card, judge=judge)
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        lungs = [find_lungs(pixels_BCHW) for pixels_BCHW in self.films["train"].batches()]
+        return views_of(torch.cat(lungs))
 
     @property
     def grey(self) -> int:

@@ -12,7 +12,7 @@ from cxr_model.errors import GateError
 from cxr_model.evidence_config import GateConfig, HygieneConfig
 from cxr_model.gates import REMEDIES, Gate, check_gates, gate_records, require_gates
 from cxr_model.index import COLUMNS, read_index, write_index
-from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.run_folder import RunFolder, read_json, write_json
 from cxr_model.splits import write_splits
 
 NAMES = ["leakage", "shortcut", "calibration", "explanation"]
@@ -50,7 +50,13 @@ def write_evidence(run: RunFolder, *, is_good: bool) -> None:
     alarms = [] if is_good else ["the border tells the classes apart", "so do sizes"]
     write_json(
         run.shortcuts,
-        {"alarm": not is_good, "alarms": alarms, "verdict": "nothing found", "headline": SHARE},
+        {
+            "alarm": not is_good,
+            "alarms": alarms,
+            "doubt": "",
+            "verdict": "nothing found",
+            "headline": SHARE,
+        },
     )
     calibration = {"passed": is_good, "verdict": "as measured"}
     write_json(run.reliability, {"calibration": calibration})
@@ -114,7 +120,7 @@ def test_the_leakage_gate_says_whether_near_duplicates_were_looked_for(run: RunF
     assert looked.found == f"3 groups, none in two splits, near duplicates included; {unseen}"
     off = RunConfig(hygiene=HygieneConfig(near_duplicates=False))
     (unknown, *_) = check_gates(run, off)
-    assert unknown.passed
+    assert unknown.passed is None
     near = "near duplicates were not looked for"
     assert unknown.found == f"3 groups, none in two splits; {near}; {unseen}"
     write_films(run, "equal pixels", "equal pixels")
@@ -150,15 +156,25 @@ def test_no_torn_copy_escapes_the_leakage_gate_by_the_length_of_a_list(run: RunF
     assert leakage.found == "598.png and 599.png, its copy, stand in two splits"
 
 
-def test_one_method_that_passed_is_enough_to_explain(run: RunFolder) -> None:
+def test_the_method_that_users_see_decides_whether_a_run_explains(run: RunFolder) -> None:
     methods = {
         "occlusion": {"title": "Occlusion", "passed": True},
         "grad-cam": {"title": "Grad-CAM", "passed": False},
     }
     write_json(run.explanations, {"methods": methods})
     (*_, explanation) = check_gates(run, RunConfig())
-    assert explanation.passed
+    assert explanation.is_red
     assert explanation.found == "passed: Occlusion; failed: Grad-CAM"
+    del methods["grad-cam"]
+    write_json(run.explanations, {"methods": methods})
+    assert states(run)["explanation"]
+
+
+def test_silence_of_the_shortcut_rules_is_no_pass_where_it_says_nothing(run: RunFolder) -> None:
+    write_evidence(run, is_good=True)
+    assert states(run)["shortcut"]
+    write_json(run.shortcuts, read_json(run.shortcuts) | {"doubt": "there are too few films"})
+    assert states(run)["shortcut"] is None
 
 
 def test_only_gates_that_the_settings_name_end_a_run(run: RunFolder) -> None:

@@ -10,7 +10,7 @@ from captum.metrics import infidelity as captum_infidelity
 from torch import Tensor, nn
 
 from cxr_model.config import ExplainConfig, NetworkConfig
-from cxr_model.explanations import faithfulness
+from cxr_model.explanations import checks, faithfulness
 from cxr_model.explanations.attribution import grad_cam_maps
 from cxr_model.explanations.checks import CheckedFilms, Method, check_methods
 from cxr_model.explanations.localisation import energy_inside
@@ -102,6 +102,7 @@ def test_the_true_map_has_no_infidelity_and_an_empty_one_explains_nothing() -> N
     np.testing.assert_allclose(faithfulness.infidelity(exact, masks_NSHW, falls_NS), 0, atol=1e-6)
     empty = torch.zeros(3, SIDE, SIDE)
     np.testing.assert_allclose(faithfulness.infidelity(empty, masks_NSHW, falls_NS), 1)
+    np.testing.assert_allclose(faithfulness.infidelity(-exact, masks_NSHW, falls_NS), 1)
 
 
 def test_likeness_is_one_for_the_same_map_and_none_for_unrelated_ones() -> None:
@@ -193,6 +194,21 @@ def test_a_good_map_passes_where_a_picture_of_the_edges_fails(
     torch.testing.assert_close(
         kept["grad-cam"], grad_cam_maps(network, films.x_NCHW, films.targets_N)
     )
+
+
+def test_a_method_that_draws_is_not_called_sensitive_for_its_own_draws(
+    learnt: tuple[CxResNet, CheckedFilms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise of no strength changes no map: what sensitivity_max finds then is none of it."""
+    network, films = learnt
+    monkeypatch.setattr(checks, "RADIUS", 0.0)
+    names = ("integrated-gradients", "gradient-shap", "grad-cam")
+    baselines_BCHW = torch.randn(4, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    methods = run_methods(ExplainConfig(methods=names), baselines_BCHW)
+    record = check_methods(network, films, methods, seed=0)
+    for name in names:
+        found = {check["name"]: check for check in record["methods"][name]["checks"]}
+        assert found["sensitivity"]["value"]["value"] == pytest.approx(0, abs=1e-6), name
 
 
 def test_completeness_is_a_share_of_the_change_from_the_methods_own_start(

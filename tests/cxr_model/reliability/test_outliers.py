@@ -148,6 +148,16 @@ def test_the_histograms_hold_every_film(run: RunFolder) -> None:
         assert sum(scores[name]) == found["flagged"][name]["n"]
 
 
+@pytest.mark.parametrize("features_ND", [np.eye(2, 9), np.ones((5, 9)), np.zeros((1, 9))])
+def test_films_too_few_or_too_alike_for_a_covariance_are_fitted_all_the_same(
+    features_ND: np.ndarray,
+) -> None:
+    model = OutlierModel.fit(features_ND)
+    known_N, (strange,) = model.scores(features_ND), model.scores(np.full((1, 9), 7.0))
+    assert np.isfinite(known_N).all()
+    assert strange > known_N.max()
+
+
 def test_the_score_is_scikit_learns_mahalanobis_distance_a_feature() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(60, 12)) @ rng.normal(size=(12, 12)) + 5

@@ -225,6 +225,7 @@ def hygiene_record(classes: list[str]) -> dict[str, Any]:
         "exact_duplicates": {"by_bytes": 2, "by_pixels": 3, "groups": [["a.png", "b.png"]]},
         "near_duplicates": {
             "searched": True, "films": 2, "method": "perceptual hash", "threshold": 0.05,
+            "planted": {"films": 9, "recall": 0.9, "precision": 1.0},
             "groups": [{"paths": ["c.png", "d.png"], "distance": 0.01}],
         },
         "label_conflicts": [{"paths": ["a.png", "b.png"], "labels": classes[:2], "kind": "bytes"}],
@@ -266,7 +267,7 @@ def shortcut_record(classes: list[str], *, alarm: bool) -> dict[str, Any]:
         "subgroups": [{"source": "a", "class": classes[0], "n": 9, "sensitivity": share(0.7)}],
         "headline": share(0.3), "strongest": "metadata", "alarm": alarm,
         "alarms": ["the border alone tells the classes apart"] if alarm else [],
-        "left_out": ["retrained, border alone: loss is inf in epoch 2"],
+        "doubt": "", "left_out": ["retrained, border alone: loss is inf in epoch 2"],
         "verdict": "What was looked for was found." if alarm else "Nothing was found.",
     }  # fmt: skip
 
@@ -316,8 +317,9 @@ def explanation_record(*, passed: bool) -> dict[str, Any]:
     return {
         "methods": {"grad-cam": method},
         "baselines": {"random": curves, "centre": curves},
-        "lung_field": {"method": "threshold"}, "num_films": 6,
-        "radius": 0.02, "samples": 8, "seconds": 3.0,
+        "lung_field": {"method": "threshold", "dice": {"mean": 0.9, "p5": 0.8}},
+        "num_films": 6, "num_films_few": 3,
+        "radius": 0.02, "samples": 8, "squares": 16, "seconds": 3.0,
     }  # fmt: skip
 
 

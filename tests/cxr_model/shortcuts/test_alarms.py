@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cxr_model.intervals import Estimate
-from cxr_model.shortcuts.alarms import raise_alarms, told_apart, verdict
+from cxr_model.shortcuts.alarms import find_doubt, raise_alarms, told_apart, verdict
 from cxr_model.shortcuts.scores import Judge, Probe, one_hot
 
 NOTHING: Estimate = {"value": 0.0, "ci_low": -0.02, "ci_high": 0.03, "n": 60}
@@ -60,15 +60,47 @@ def test_of_the_classes_that_a_probe_tells_the_plainest_is_named_first() -> None
     assert f"; so is {rows[0]['class']}: 0.800" in alarms[0]
 
 
+def test_what_metadata_and_border_tell_together_alarms_where_neither_does_alone() -> None:
+    titles = {"metadata": "metadata", "surroundings": "metadata and border"}
+    weak, both = told(0.67, 0.57, 0.9), told(0.87, 0.75, 0.9) | {"probe": "surroundings"}
+    [alarm] = raise_alarms([weak, both], NOTHING, titles)
+    assert "by metadata and border" in alarm
+    [alarm] = raise_alarms([told(0.87, 0.75, 0.9), both], NOTHING, titles)
+    assert "by metadata," in alarm
+
+
+@pytest.mark.parametrize(("num_groups", "is_enough"), [(4, False), (30, True)])
+def test_where_a_perfect_probe_could_not_alarm_silence_says_nothing(
+    num_groups: int, is_enough: bool
+) -> None:
+    truth_N = np.arange(2 * num_groups) % 2
+    judge = Judge(
+        truth_N=truth_N, groups_N=np.arange(2 * num_groups), num_classes=2, draws=100, seed=0
+    )
+    perfect = Probe(
+        name="metadata", title="", evidence="no lung", how="", called_NC=one_hot(truth_N, 2)
+    )
+    rows = told_apart([perfect] * 4, perfect, ["a", "b"], judge)
+    assert bool(raise_alarms(rows, NOTHING, TITLES)) == is_enough
+    above = NOTHING | {"value": 0.3, "ci_low": 0.2, "ci_high": 0.4}
+    doubt = find_doubt(rows, above, ["a", "b"], judge)
+    assert doubt == (
+        "" if is_enough else "there are too few films to find out whether a is told without lungs"
+    )
+    assert find_doubt(rows, NOTHING, ["a", "b"], judge)
+
+
 def test_verdict_is_one_sentence_with_the_headline() -> None:
     probe = Probe(
         name="metadata", title="metadata", evidence="no lung", how="", called_NC=np.eye(3)
     )
     headline = NOTHING | {"value": 0.2, "ci_low": 0.1, "ci_high": 0.3}
-    quiet = verdict([], headline, probe, headline)
+    quiet = verdict([], "", headline, probe, headline)
     assert quiet.startswith("No shortcut found by 3 rules")
     assert "0.200 (0.10–0.30) above what the strongest evidence without lungs gives" in quiet
-    loud = verdict(["covid is told", "another"], headline, probe, headline)
+    unsure = verdict([], "there are too few films", headline, probe, headline)
+    assert unsure.startswith("No alarm by 3 rules, but there are too few films; the model's")
+    loud = verdict(["covid is told", "another"], "", headline, probe, headline)
     assert loud.startswith("Shortcut alarm: covid is told, and 1 more; the model's")
     assert loud.count(".") == loud.count("0.") + 1
 

@@ -8,7 +8,7 @@ from cxr_model.films import FilmSet, Normalisation
 from cxr_model.model_files import ModelCard
 from cxr_model.network import network_arguments
 from cxr_model.shortcuts.retrain import hide_part, retrain
-from cxr_model.shortcuts.views import BORDER_ALONE, NO_LUNGS
+from cxr_model.shortcuts.views import BORDER_ALONE
 
 SMALL = NetworkConfig(widths=(8, 8, 16), depths=(1,), dropout=0)
 CONFIG = RunConfig(
@@ -58,7 +58,7 @@ def test_a_sign_at_the_border_is_learnt_and_one_in_the_middle_is_not() -> None:
 def test_hidden_sets_leave_their_source_alone() -> None:
     source = films(0, at_border=False)
     before = source.pixels_NCHW.clone()
-    hidden = hide_part(source, NO_LUNGS, 9)
+    hidden = hide_part(source, BORDER_ALONE, 9)
     assert torch.equal(source.pixels_NCHW, before)
     assert len(hidden) == len(source)
     assert (hidden.pixels_NCHW == 9).any()

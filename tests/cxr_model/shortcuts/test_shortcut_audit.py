@@ -13,7 +13,6 @@ from cxr_model.cache import FilmCache
 from cxr_model.reports.shortcut_figures import shortcut_figures
 from cxr_model.run_folder import RunFolder
 from cxr_model.shortcuts.audit import audit_shortcuts
-from cxr_model.shortcuts.views import VIEWS
 
 NUM_FILMS = 90
 
@@ -78,15 +77,16 @@ def test_retraining_adds_a_probe_for_each_view_and_leaves_out_what_diverges(
     config = phantom_settings(30, 0, "", size_px=64, epochs=1)
     config = replace(config, shortcuts=replace(config.shortcuts, retrain=True))
     record = audit_phantoms(config, tmp_path)
-    assert retrained(record) == {f"retrained-{view.name}" for view in VIEWS}
+    views = ("centre-50", "centre-70", "border", "lungs", "no-lungs")
+    assert retrained(record) == {f"retrained-{name}" for name in views}
+    titles = [probe["title"] for probe in record["probes"] if probe["title"].startswith("retr")]
     assert record["left_out"] == []
     diverging = replace(config, training=replace(config.training, weight_decay=1e45))
     run, cache = RunFolder(tmp_path / "run"), next((tmp_path / "cache").iterdir())
     record = audit_shortcuts(run, diverging, FilmCache.open(cache), tmp_path / "films")
     assert retrained(record) == set()
-    assert len(record["left_out"]) == len(VIEWS)
-    for view, sentence in zip(VIEWS, record["left_out"], strict=True):
-        assert re.match(f"retrained, {view.title}: .*lower training.learning_rate", sentence)
+    for title, sentence in zip(titles, record["left_out"], strict=True):
+        assert re.match(f"{title}: .*lower training.learning_rate", sentence)
         assert f"probe left out: {sentence}" in caplog.messages
     assert json.loads(run.shortcuts.read_text()) == record
 
