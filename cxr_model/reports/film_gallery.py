@@ -12,10 +12,10 @@ from PIL import Image
 
 from cxr_model.reports.page import data_uri
 from cxr_model.run_folder import RunFolder
+from cxr_model.run_verdicts import SHOWN_METHOD
 
 Array = NDArray[Any]
 
-HEAT_MAP = "grad-cam"
 QUALITY = 60  # of the JPEGs: half the bytes of 82, and no difference at this size
 
 
@@ -55,7 +55,7 @@ def _stored_films(run: RunFolder) -> Iterator[tuple[str, Array, Array | None]]:
         return iter(())
     with np.load(file) as arrays:
         films, paths = arrays["film"], arrays["path"]
-        heat_maps = arrays[HEAT_MAP] if HEAT_MAP in arrays else [None] * len(films)
+        heat_maps = arrays[SHOWN_METHOD] if SHOWN_METHOD in arrays else [None] * len(films)
     return zip(paths.tolist(), films, heat_maps, strict=True)
 
 

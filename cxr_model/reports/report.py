@@ -30,7 +30,7 @@ from cxr_model.reports.evidence import (
     state_in_words,
 )
 from cxr_model.reports.explained_films import explained_films, mean_maps
-from cxr_model.reports.film_gallery import HEAT_MAP, gallery_films
+from cxr_model.reports.film_gallery import gallery_films
 from cxr_model.reports.page import (
     data_uri,
     flatten,
@@ -43,6 +43,7 @@ from cxr_model.reports.part_figures import caption, part_figures
 from cxr_model.reports.standards import decide_checklists
 from cxr_model.reports.thresholds import class_scores, outcome_at
 from cxr_model.run_folder import RunFolder, atomic_path, read_json
+from cxr_model.run_verdicts import SHOWN_METHOD
 from cxr_model.splits import SPLITS, read_splits
 from cxr_model.stages import read_predictions
 
@@ -111,7 +112,7 @@ def _context(run: RunFolder, evidence: Evidence, metrics: dict[str, Any]) -> dic
         "hygiene_rows": hygiene_rows(evidence.hygiene) if evidence.hygiene else [],
         "trained_for": _trained_for(run),
         "verdicts": evidence.method_verdicts(),
-        "heat_map": evidence.method_verdicts()[HEAT_MAP],
+        "heat_map": evidence.method_verdicts()[SHOWN_METHOD],
         "checklists": decide_checklists(run, sections),
         "splits": _split_rows(run),
         "overlaps": _overlaps(run),
@@ -181,7 +182,7 @@ def _page_data(evidence: Evidence, holdout: _Holdout) -> dict[str, Any]:
             for each in points
         ],
         "abstain_below": reliability["risk_coverage"]["threshold"] if reliability else None,
-        "heat_map": state_in_words(evidence.method_verdicts()[HEAT_MAP]["passed"]),
+        "heat_map": state_in_words(evidence.method_verdicts()[SHOWN_METHOD]["passed"]),
         "films": [],
     }
 
