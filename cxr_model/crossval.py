@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score, recall_score
 
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
+from cxr_model.config_json import read_config
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, Fold, fold_splits, plan_folds
 from cxr_model.index import read_index
@@ -24,7 +25,7 @@ from cxr_model.launch import end_with_parent
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder, write_json, write_table
 from cxr_model.splits import read_splits, write_splits
-from cxr_model.stages import predict_films, train
+from cxr_model.stages import predict_films, settings_of_the_weights, train
 from cxr_model.trainer import EpochRecord
 
 
@@ -80,6 +81,23 @@ def run_fold(
             "num_holdout": len(predictions),
         },
     )
+
+
+def check_begun_settings(run: RunFolder, config: RunConfig) -> None:
+    """Raise ``ConfigError`` where folds were begun with settings that give other weights.
+
+    To be asked before the run's ``config.json`` is written anew.
+    """
+    if not (run.folds.exists() and run.config.exists()):
+        return
+    begun = settings_of_the_weights(read_config(run.config))
+    for group, settings in settings_of_the_weights(config).items():
+        for name, value in settings.items():
+            if value != begun[group][name]:
+                raise ConfigError(
+                    f"{group}.{name}={value}: folds of run {run.root.name} were begun with "
+                    f"{begun[group][name]}; resume with that, or start a new cross-validation"
+                )
 
 
 def check_begun_folds(run: RunFolder, crossval: CrossvalConfig) -> None:

@@ -146,22 +146,34 @@ def _write_history(run: RunFolder, trainer: Trainer) -> None:
     write_table(run.history, pd.DataFrame([asdict(row) for row in trainer.history]))
 
 
-def _training_identity(
-    run: RunFolder, config: RunConfig, classes: list[str], precision: torch.dtype
-) -> str:
-    """Digest of all that decides the weights; what may differ when a run goes on is left out."""
+def settings_of_the_weights(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """By group, the settings that decide the weights of a training on given films.
+
+    What may differ when it goes on (`WHERE_IT_TRAINS`) is left out.
+    """
     training = asdict(config.training)
     for name in WHERE_IT_TRAINS:
         del training[name]
+    return {
+        "data": {"size_px": config.data.size_px, "color": config.data.color},
+        "network": asdict(config.network),
+        "augment": asdict(config.augment),
+        "training": training,
+    }
+
+
+def _training_identity(
+    run: RunFolder, config: RunConfig, classes: list[str], precision: torch.dtype
+) -> str:
+    """Digest of all that decides the weights."""
+    settings = settings_of_the_weights(config)
+    films = settings.pop("data")
     decides = {
         "classes": classes,
         "precision": str(precision),
         "splits": sha256_file(run.splits),
-        "size_px": config.data.size_px,
-        "color": config.data.color,
-        "network": asdict(config.network),
-        "augment": asdict(config.augment),
-        "training": training,
+        **films,
+        **settings,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

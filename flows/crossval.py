@@ -7,9 +7,10 @@ from prefect import flow
 from prefect.futures import wait
 
 from cxr_model.config import RunConfig
+from cxr_model.crossval import check_begun_settings
 from cxr_model.device import resolve_device
 from cxr_model.folds import CrossvalConfig, Fold, plan_folds, require_one_device
-from cxr_model.run_folder import write_json
+from cxr_model.run_folder import RunFolder, write_json
 from flows.run_id import RunIdOrEmpty
 from flows.settings import Settings
 from flows.start import (
@@ -61,7 +62,8 @@ def crossval(
 
     With ``resume``, and when the flow run crashed and is started anew, folds that are done
     stay done, and one that was interrupted goes on from its checkpoint. Where the source got
-    films meanwhile a restart by itself trains all folds anew, and ``resume`` is refused.
+    films meanwhile a restart by itself trains all folds anew, and ``resume`` is refused; so it
+    is with settings that would train other networks than those of the folds that are done.
 
     Args:
         config: Films, network and training, as 'cxr settings' lists them.
@@ -82,6 +84,8 @@ def crossval(
     runner = fold_runner(settings.task_runner, len(folds), on_gpu=device.type == "cuda")
     root = settings.runs_dir / run_id
     check_store(settings.store, run_id, new=None if resume else root)
+    if resume and not restarted:  # which has the settings that it began with
+        check_begun_settings(RunFolder(root), config)
     with started_run(root, config, keep=("folds",) if resume else ()) as run:
         write_json(run.crossval_config, asdict(crossval))
         films = ingest(config, settings.data_dir, settings.store)

@@ -4,8 +4,9 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from cxr_model.cache import FilmCache, build_cache
 from cxr_model.config import RunConfig
 from cxr_model.crossval import (
     check_begun_folds,
+    check_begun_settings,
     drop_folds_of_other_films,
     mean_over_folds,
     run_fold,
@@ -28,7 +30,7 @@ from cxr_model.index import build_index, read_index, write_index
 from cxr_model.intervals import proportion_interval
 from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval
-from cxr_model.run_folder import RunFolder, read_json, sha256_file
+from cxr_model.run_folder import RunFolder, read_json, sha256_file, write_json
 from cxr_model.trainer import EpochRecord
 from tests.tiny_model import quick_config
 
@@ -239,6 +241,31 @@ def test_folds_of_the_same_films_stay(run: RunFolder) -> None:
     check_begun_folds(run, PLAN)
     assert not drop_folds_of_other_films(run, PLAN)
     assert len(list(run.folds.iterdir())) == len(plan_folds(PLAN))
+
+
+@pytest.mark.parametrize(
+    ("group", "changes", "told"),
+    [
+        ("training", {"epochs": 9}, "training.epochs=9: folds of run .* were begun with 1; resume"),
+        ("data", {"size_px": 96}, "data.size_px=96"),
+        ("network", {"dropout": 0.5}, "network.dropout=0.5"),
+        ("augment", {"flip": False}, "augment.flip=False"),
+    ],
+)
+def test_folds_begun_with_settings_of_other_weights_are_not_gone_on_with(
+    run: RunFolder, config: RunConfig, group: str, changes: dict[str, Any], told: str
+) -> None:
+    write_json(run.config, asdict(config))
+    changed = replace(config, **{group: replace(getattr(config, group), **changes)})
+    with pytest.raises(ConfigError, match=told):
+        check_begun_settings(run, changed)
+
+
+def test_folds_go_on_elsewhere_and_with_other_evidence(run: RunFolder, config: RunConfig) -> None:
+    write_json(run.config, asdict(config))
+    moved = replace(config.training, device="cuda:1", checkpoint_minutes=1, precision="float32")
+    judged = replace(config.evaluate, bootstrap_draws=500)
+    check_begun_settings(run, replace(config, training=moved, evaluate=judged))
 
 
 @pytest.mark.parametrize("order", [("naive", "grouped"), ("grouped", "naive")])

@@ -1,6 +1,7 @@
 """The flow of a cross-validation by itself; with a worker it is in `test_main_job`."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -9,7 +10,10 @@ import pytest
 from prefect.testing.utilities import prefect_test_harness
 
 import flows.crossval
-from cxr_model.run_folder import RunFolder
+from cxr_model.config import RunConfig, TrainingConfig
+from cxr_model.config_json import read_config
+from cxr_model.errors import ConfigError
+from cxr_model.run_folder import RunFolder, write_json
 from flows.settings import Settings
 from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
@@ -55,3 +59,19 @@ def test_folds_of_films_that_changed_are_dropped_where_nobody_asked_to_go_on(
     with pytest.raises(InterruptedError):
         flows.crossval.crossval(run_id="folds", resume=True)
     assert settled == [(settings.runs_dir / "folds", restarted)]
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_whoever_asks_for_other_settings_of_folds_that_are_begun_is_refused(
+    restarted: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(settings.runs_dir / "begun")
+    write_json(run.config, asdict(RunConfig()))
+    run.folds.mkdir()
+    monkeypatch.setattr(flows.crossval, "started_again", lambda: restarted)
+    monkeypatch.setattr(flows.crossval, "ingest", Mock(side_effect=InterruptedError))
+    other = RunConfig(training=TrainingConfig(epochs=3))
+    with pytest.raises(InterruptedError if restarted else ConfigError):
+        flows.crossval.crossval(other, run_id="begun", resume=True)
+    # What is refused leaves the settings that the folds are of.
+    assert read_config(run.config).training.epochs == (3 if restarted else 60)
