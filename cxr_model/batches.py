@@ -16,7 +16,7 @@ from cxr_model.augment import augment_batch, draw_changes
 from cxr_model.config import AugmentConfig, TrainingConfig
 from cxr_model.distributed import Processes, loss_weight
 from cxr_model.errors import ConfigError
-from cxr_model.films import FilmSet, Normalisation, resize_films
+from cxr_model.films import FilmSet, Normalisation, films_at_once, resize_films
 from cxr_model.schedule import training_size_px
 
 _SAMPLE = 512
@@ -107,22 +107,30 @@ class Batches:
         )
 
     def unchanged(self, epoch: int) -> Iterator[Tensor]:
-        """This process's share of a sample of the films, normalised, in batches of 64 or fewer.
+        """This process's share of a sample of the films, normalised, in batches of about 64.
 
-        The sample is the same each time. Batches of one film, which batch norm cannot take
-        statistics over, do not occur.
+        Above 256 px they are smaller (`films_at_once`), but never of one film, which batch norm
+        cannot take statistics over. The sample is the same each time.
         """
         generator = torch.Generator().manual_seed(seed_of(f"{self.config.seed} sample"))
         rows_N = torch.randperm(len(self.films), generator=generator)[:_SAMPLE]
-        for rows_B in rows_N.tensor_split(math.ceil(len(rows_N) / 64)):
+        size_px = self.size_px(epoch)
+        at_once = films_at_once(64, size_px)
+        fewest = max(2, self.processes.count)
+        for rows_B in rows_N.tensor_split(_num_batches(len(rows_N), at_once, fewest)):
             mine = rows_B[self.processes.share]
             x_NCHW = self.films.gather(mine).float() / 255
-            yield self.normalisation(resize_films(x_NCHW, self.size_px(epoch)))
+            yield self.normalisation(resize_films(x_NCHW, size_px))
 
 
 def seed_of(name: str) -> int:
     """A seed for each purpose and step, told apart by its name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())
+
+
+def _num_batches(num_films: int, size: int, fewest: int) -> int:
+    """Even batches of at most ``size`` films, or of more where some would have under ``fewest``."""
+    return max(1, min(math.ceil(num_films / size), num_films // fewest))
 
 
 def _class_weights(targets_N: Tensor, num_classes: int) -> Tensor:

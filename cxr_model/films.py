@@ -1,6 +1,9 @@
 """Decoded films as tensors on the training device."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_model.cache import FilmCache
+from cxr_model.errors import OutOfMemory
+
+log = logging.getLogger(__name__)
 
 _RESIDENT_SHARE = 0.5
 """A set that takes more than this share of a GPU's free memory stays in the mapped cache."""
@@ -53,7 +59,8 @@ class FilmSet:
 
     def batches(self) -> Iterator[Tensor]:
         """All films, in batches that occupy the device."""
-        size = 256 if self.device.type == "cuda" else 64
+        num = 256 if self.device.type == "cuda" else 64
+        size = films_at_once(num, self.pixels_NCHW.shape[-1])
         for places_B in torch.split(torch.arange(len(self)), size):
             yield self.gather(places_B)
 
@@ -76,6 +83,11 @@ def film_set(
     return FilmSet(
         pixels_NCHW=pixels_NCHW, rows_N=rows_N, targets_N=torch.from_numpy(targets).to(device)
     )
+
+
+def films_at_once(num: int, size_px: int) -> int:
+    """``num``, or fewer in proportion to their area with sides above 256 px; one at least."""
+    return max(1, num * 256**2 // max(256, size_px) ** 2)
 
 
 def resize_films(x_NCHW: Tensor, size_px: int) -> Tensor:
@@ -128,17 +140,48 @@ def predict_logits(
 ) -> Tensor:
     """Logits (N, num_classes), float32, of batches (B, C, H, W) of uint8 films.
 
-    The films are on the network's device; ``size_px`` has them resized first.
+    The films are on the network's device; ``size_px`` has them resized first. Batches that it
+    has no room for are halved; raises ``OutOfMemory`` where not even a single film fits.
     """
-    was_training = network.training
-    network.eval()
-    logits = []
-    for pixels_BCHW in batches:
-        device_type = pixels_BCHW.device.type
+
+    def answer(pixels_BCHW: Tensor) -> Tensor:
         x_NCHW = pixels_BCHW.float() / 255
         if size_px is not None:
             x_NCHW = resize_films(x_NCHW, size_px)
-        with torch.autocast(device_type, dtype=precision, enabled=precision != torch.float32):
-            logits.append(network(normalisation(x_NCHW)).float())
+        enabled = precision != torch.float32
+        with torch.autocast(pixels_BCHW.device.type, dtype=precision, enabled=enabled):
+            logits: Tensor = network(normalisation(x_NCHW)).float()
+        return logits
+
+    was_training = network.training
+    network.eval()
+    logits = list(_answer_as_room_allows(answer, batches))
     network.train(was_training)
     return torch.cat(logits)
+
+
+def _answer_as_room_allows(
+    answer: Callable[[Tensor], Tensor], batches: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """Answers to all films in their order; once memory has run out, to fewer at a time."""
+    most = None
+    for pixels_BCHW in batches:
+        waiting = deque(torch.split(pixels_BCHW, most or max(1, len(pixels_BCHW))))
+        while waiting:
+            try:
+                yield answer(waiting[0])
+                waiting.popleft()
+                continue
+            except torch.OutOfMemoryError as error:
+                told = str(error).splitlines()[0]
+            # Outside of the handler, whose traceback keeps the activations alive.
+            device, num_films = pixels_BCHW.device, len(waiting[0])
+            if num_films == 1:
+                raise OutOfMemory(
+                    f"{device}: out of memory with a single film ({told}); use a smaller network "
+                    "or data.size_px"
+                )
+            most = math.ceil(num_films / 2)
+            waiting = deque(torch.split(torch.cat(list(waiting)), most))
+            torch.cuda.empty_cache()
+            log.warning("%s is out of memory: it is given %d films at a time", device, most)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cxr_model.cache import Color, FilmCache, build_cache
 from cxr_model.data_config import DataConfig, LabelConfig
+from cxr_model.errors import OutOfMemory
 from cxr_model.films import FilmSet, Normalisation, film_set, films_to_tensor, predict_logits
 from cxr_model.index import build_index
 
@@ -93,6 +94,62 @@ def test_logits_do_not_hang_on_the_batch_size() -> None:
     for batch_size in (1, 3, 7):
         answer = predict_logits(network, torch.split(pixels_NCHW, batch_size), PLAIN)
         torch.testing.assert_close(answer, whole)
+
+
+@pytest.mark.parametrize(
+    ("size_px", "expected"), [(32, 64), (256, 64), (512, 16), (1024, 4), (4096, 1)]
+)
+def test_batches_of_large_films_are_smaller_in_proportion_to_their_area(
+    size_px: int, expected: int
+) -> None:
+    places_N = torch.zeros(70, dtype=torch.int64)
+    pixels_NCHW = torch.zeros(1, 1, size_px, size_px, dtype=torch.uint8)
+    films = FilmSet(pixels_NCHW=pixels_NCHW, rows_N=places_N, targets_N=places_N)
+    assert len(next(films.batches())) == expected
+
+
+def _fits(network: nn.Module, num_films: int) -> list[int]:
+    """Have the network run out of memory on more films than these; the sizes it was given."""
+    seen: list[int] = []
+
+    def refuse(_: nn.Module, arguments: tuple[Tensor]) -> None:
+        seen.append(len(arguments[0]))
+        if seen[-1] > num_films:
+            raise torch.OutOfMemoryError("no room\nfor anything")
+
+    network.register_forward_pre_hook(refuse)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("num_films", "expected"),
+    [(8, [8, 5]), (3, [8, 4, 2, 2, 2, 2, 2, 2, 1]), (1, [8, 4, 2] + 13 * [1])],
+)
+def test_batches_that_do_not_fit_are_halved_and_answered_in_order(
+    num_films: int, expected: list[int]
+) -> None:
+    network = small_network()
+    pixels_NCHW = films_to_tensor(random_films(13, 12, 12))
+    whole = predict_logits(network, [pixels_NCHW], PLAIN)
+    seen = _fits(network, num_films)
+    answer = predict_logits(network, pixels_NCHW.split(8), PLAIN)
+    torch.testing.assert_close(answer, whole)
+    assert seen == expected
+
+
+def test_a_film_too_large_for_the_device_is_told_in_one_line() -> None:
+    network = small_network()
+    _fits(network, 0)
+    told = r"^cpu: out of memory with a single film \(no room\); use a smaller network or [^\n]*$"
+    with pytest.raises(OutOfMemory, match=told):
+        predict_logits(network, [films_to_tensor(random_films(3, 12, 12))], PLAIN)
+
+
+def test_no_film_has_no_logits() -> None:
+    network = small_network()
+    pixels_NCHW = films_to_tensor(random_films(4, 12, 12))
+    predict_logits(network, [pixels_NCHW], PLAIN)
+    assert predict_logits(network, set_of(pixels_NCHW[:0]).batches(), PLAIN).shape == (0, 3)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -8,8 +8,9 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from cxr_model.batches import Batch, TrainingFilms
+from cxr_model.batches import Batch, Batches, TrainingFilms
 from cxr_model.config import AugmentConfig, NetworkConfig, TrainingConfig
+from cxr_model.distributed import Processes
 from cxr_model.errors import DivergenceError, OutOfMemory
 from cxr_model.films import FilmSet, Normalisation, predict_logits
 from cxr_model.network import build_network, network_arguments
@@ -88,6 +89,24 @@ def test_the_kept_statistics_are_those_of_unchanged_films() -> None:
     torch.testing.assert_close(kept, mean_C, rtol=1e-3, atol=1e-4)
     trained = trainer.network.state_dict()["stem.0.1.running_mean"]
     assert (trained - mean_C).abs().max() > 10 * (kept - mean_C).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("num", "size_px", "most"),
+    [(1, 32, 1), (65, 32, 64), (200, 256, 64), (33, 512, 16), (5, 2048, 3), (3, 4096, 3)],
+)
+def test_statistics_are_taken_over_batches_that_fit_and_never_over_one_film(
+    num: int, size_px: int, most: int
+) -> None:
+    places = torch.zeros(num, dtype=torch.int64)
+    pixels = torch.zeros(1, 1, size_px, size_px, dtype=torch.uint8)
+    films = FilmSet(pixels_NCHW=pixels, rows_N=places, targets_N=places)
+    data = TrainingFilms(train=films, validation=None, num_classes=2)
+    config = dataclasses.replace(QUICK, progressive=False)
+    batches = Batches(data, config, AugmentConfig(), Processes.joined())
+    sizes = [len(x) for x in batches.unchanged(0)]
+    assert sum(sizes) == num
+    assert min(2, num) <= min(sizes) <= max(sizes) <= most
 
 
 def test_training_may_keep_the_full_size() -> None:
