@@ -78,11 +78,26 @@ def film_set(
     if device.type == "cuda":
         num_bytes = len(rows_N) * pixels_NCHW[0].numel()
         if num_bytes < _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-            pixels_NCHW = pixels_NCHW[rows_N].to(device)
+            pixels_NCHW = _taken_to(device, pixels_NCHW, rows_N)
             rows_N = torch.arange(len(rows_N), device=device)
     return FilmSet(
         pixels_NCHW=pixels_NCHW, rows_N=rows_N, targets_N=torch.from_numpy(targets).to(device)
     )
+
+
+def _taken_to(device: torch.device, pixels_NCHW: Tensor, rows_N: Tensor) -> Tensor:
+    """The films of these rows on ``device``, taken there a few at a time.
+
+    At once they would all be copied to the host's memory first, which may be the smaller one.
+    """
+    taken_NCHW = torch.empty(
+        (len(rows_N), *pixels_NCHW.shape[1:]), dtype=pixels_NCHW.dtype, device=device
+    )
+    size = films_at_once(1024, pixels_NCHW.shape[-1])
+    parts = zip(torch.split(taken_NCHW, size), torch.split(rows_N, size), strict=True)
+    for part_BCHW, rows_B in parts:
+        part_BCHW.copy_(pixels_NCHW[rows_B])
+    return taken_NCHW
 
 
 def films_at_once(num: int, size_px: int) -> int:

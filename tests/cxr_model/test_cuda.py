@@ -6,15 +6,18 @@ python -m pytest --noconftest -o addopts= -m gpu tests/cxr_model/test_cuda.py
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from cxr_model.batches import TrainingFilms
 from cxr_model.config import NETWORKS, AugmentConfig, NetworkConfig, NetworkName, TrainingConfig
 from cxr_model.device import deterministic_algorithms
-from cxr_model.films import FilmSet
+from cxr_model.films import FilmSet, film_set, films_to_tensor
 from cxr_model.network import build_network, network_arguments
 from cxr_model.trainer import Trainer
 
@@ -122,6 +125,22 @@ def _stop(trainer: Trainer, now: bool, kept: list[dict[str, Any]]) -> None:
     if now:
         kept.append(trainer.snapshot())
         raise KeyboardInterrupt
+
+
+def test_a_set_on_the_gpu_holds_the_films_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cxr_model.films.films_at_once", lambda *_: 4)
+    films = np.random.default_rng(0).integers(0, 256, (12, 32, 32), dtype=np.uint8)
+    films.tofile(tmp_path / "pixels")
+    rows = np.random.default_rng(1).permutation(12)[:9]
+    cache = SimpleNamespace(
+        films=films, pixels_file=tmp_path / "pixels", rows=lambda _: rows.astype(np.int64)
+    )
+    held = film_set(cache, [], np.arange(9), torch.device("cuda"))  # type: ignore[arg-type]
+    assert held.pixels_NCHW.device.type == "cuda"
+    gathered_NCHW = held.gather(torch.arange(9, device="cuda"))
+    assert torch.equal(gathered_NCHW.cpu(), films_to_tensor(films[rows]))
 
 
 def test_a_training_that_goes_on_ends_near_the_unbroken_one() -> None:

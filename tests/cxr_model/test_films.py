@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import cxr_model.films
 from cxr_model.cache import Color, FilmCache, build_cache
 from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import OutOfMemory
@@ -65,6 +66,18 @@ def test_a_set_gathers_each_film_of_the_cache_with_its_class(
     batches = list(many.batches())
     assert [len(batch) for batch in batches] == [64, 16]
     assert torch.equal(torch.cat(batches), many.gather(torch.arange(80)))
+
+
+@pytest.mark.parametrize("num", [0, 1, 9])
+@pytest.mark.parametrize("is_rgb", [False, True])
+def test_a_set_is_taken_to_its_device_in_parts(
+    num: int, is_rgb: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cxr_model.films, "films_at_once", lambda *_: 4)
+    pixels_NCHW = films_to_tensor(random_films(12, 8, 6, *([3] if is_rgb else [])))
+    rows_N = torch.from_numpy(np.random.default_rng(1).permutation(12)[:num])
+    taken_NCHW = cxr_model.films._taken_to(torch.device("cpu"), pixels_NCHW, rows_N)
+    assert torch.equal(taken_NCHW, pixels_NCHW[rows_N])
 
 
 @pytest.mark.parametrize("shape", [(7, 1, 9, 9), (7, 3, 9, 9)])
