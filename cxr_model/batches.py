@@ -60,7 +60,8 @@ class Batches:
             if config.balance_classes
             else None
         )
-        self.steps_per_epoch = math.ceil(len(self.films) / config.batch_size)
+        # Of one film batch norm cannot take statistics.
+        self.steps_per_epoch = _num_batches(len(self.films), config.batch_size, 2)
         smallest = len(self.films) // self.steps_per_epoch
         if smallest < processes.count:
             raise ConfigError(

@@ -81,6 +81,8 @@ class TrainingConfig:
 
     epochs: Annotated[int, Bounds(least=1)] = 60
     batch_size: Annotated[int, Bounds(least=2)] = 16
+    """Films in a batch at most. An epoch's films are dealt out evenly; a batch of one film does
+    not occur: with 2 and an odd number of films one batch has three."""
     progressive: bool = True
     """Train at half the films' side for half of the epochs, at three quarters of it for the
     next quarter, then at their full size: half the time, and on real films accuracy within the

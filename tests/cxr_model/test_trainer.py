@@ -169,6 +169,28 @@ def test_every_film_is_seen_once_an_epoch(num: int) -> None:
     assert min(len(rows) for rows in seen) >= 2, "batch norm cannot train on one film"
 
 
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 7, 16])
+def test_no_batch_is_of_one_film_whatever_their_number(batch_size: int) -> None:
+    config = dataclasses.replace(QUICK, batch_size=batch_size)
+    for num in range(1, 40):
+        films = TrainingFilms(train=_bars(num, 0), validation=None, num_classes=2)
+        batches = Batches(films, config, AugmentConfig(), Processes.joined())
+        sizes = [len(rows) for rows in batches.order(0)]
+        assert sum(sizes) == num
+        assert len(sizes) == batches.steps_per_epoch
+        assert min(sizes) >= min(2, num)
+        assert max(sizes) <= max(3, batch_size)
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_an_odd_number_of_films_is_trained_on_in_pairs() -> None:
+    config = dataclasses.replace(QUICK, epochs=1, batch_size=2, progressive=False)
+    # Its last map is of 1 x 1 pixels here, where batch norm refuses a single film.
+    network = NetworkConfig(widths=(8,) * 6, depths=(1,) * 4)
+    (record,) = _trainer(config, num=5, network=network).epochs()
+    assert math.isfinite(record.train_loss)
+
+
 @pytest.mark.parametrize("stop", [1, 5, 6, 7, 17])
 def test_a_training_that_goes_on_from_any_step_ends_as_an_unbroken_one(
     stop: int, tmp_path: Path
