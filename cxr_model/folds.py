@@ -111,8 +111,8 @@ def fold_splits(index: pd.DataFrame, fold: Fold, crossval: CrossvalConfig) -> pd
     """The table of `assign_splits` for one fold: it is the holdout, the rest is trained on.
 
     ``validation_fraction`` of the rest is dealt out by the same protocol. Raises ``DataError``
-    where a class is missing from a part, and where a group stands in two parts of a grouped
-    fold.
+    where films are too few for that, where a class is missing from a part, and where a group
+    stands in two parts of a grouped fold.
     """
     seed = crossval.seed + fold.repeat - 1
     folds = assign_folds(index, fold.protocol, num_folds=crossval.num_folds, seed=seed)
@@ -137,7 +137,7 @@ def fold_splits(index: pd.DataFrame, fold: Fold, crossval: CrossvalConfig) -> pd
 def _deal(
     films: pd.DataFrame, protocol: Protocol, num_folds: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """A number from 1 to ``num_folds`` for each film."""
+    """A number from 1 to ``num_folds`` for each film; ``DataError`` where these are too few."""
     # Not above: the command line, which wants the settings only, would load it at each call.
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -148,6 +148,12 @@ def _deal(
         by_film = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
         parts = by_film.split(films["path"], films["label"])
     dealt = np.zeros(len(films), dtype=np.int64)
-    for number, (_, rows) in enumerate(parts, start=1):
-        dealt[rows] = number
+    try:
+        for number, (_, rows) in enumerate(parts, start=1):
+            dealt[rows] = number
+    except ValueError as error:
+        raise DataError(
+            f"{len(films)} films are too few to be dealt out in {num_folds} {protocol} parts "
+            f"({error}); add films, or use fewer folds or a larger crossval.validation_fraction"
+        ) from error
     return dealt

@@ -83,6 +83,24 @@ def test_a_class_with_fewer_groups_than_folds_is_told() -> None:
         assign_folds(make_index(num_patients=8), "grouped", num_folds=3, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "films_each", "told"),
+    [
+        ("naive", 1, r"^15 films are too few to be dealt out in 20 naive parts \(.*samples"),
+        ("naive", 2, r"^30 films are too few to be dealt out in 20 naive parts \(.*each class"),
+        ("grouped", 30, r"films are too few to be dealt out in 20 grouped parts \(.*groups"),
+    ],
+)
+def test_too_few_films_for_the_validation_part_are_told_in_one_line(
+    protocol: str, films_each: int, told: str
+) -> None:
+    fold = Fold(protocol=protocol, repeat=1, number=1)  # type: ignore[arg-type]
+    crossval = CrossvalConfig(num_folds=2, validation_fraction=0.05)
+    remedy = r"[^\n]*; add films, or use fewer folds or a larger crossval.validation_fraction$"
+    with pytest.raises(DataError, match=told + remedy):
+        fold_splits(make_index(30, films_each), fold, crossval)
+
+
 def test_every_fold_of_every_protocol_and_repeat_is_planned_once() -> None:
     folds = plan_folds(CrossvalConfig(num_folds=3, repeats=2))
     assert len({fold.name for fold in folds}) == len(folds) == 12
