@@ -48,6 +48,10 @@ class DeviceError(CxrError):
     """Devices or processes of a training that fail together."""
 
 
+class ExportError(CxrError):
+    """A network that answers otherwise once it is written in another program's form."""
+
+
 class OverloadError(CxrError):
     """More requests at a time than a service takes."""
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cxr_model.errors import ConfigError
+from cxr_model.errors import ConfigError, ExportError
 from cxr_model.films import films_to_tensor
 from cxr_model.model_files import ModelCard, load_model
 from cxr_model.run_folder import RunFolder, atomic_path
@@ -28,6 +28,8 @@ Format = Literal["onnx", "torchscript", "safetensors"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 NUM_NOISE = 16
 """Pictures of noise that every exported network is compared on."""
+MOST_DIFFERENCE = 1e-4
+"""Of a probability from PyTorch's; rounding alone stays well below 1e-5."""
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 
 
@@ -52,14 +54,28 @@ def export_model(
     That is the largest difference of a probability on ``films`` (N, S, S), or (N, S, S, 3),
     and on `NUM_NOISE` pictures of noise; None for safetensors, which is the run's own file and
     answers nothing. The run's ``model.json`` is written beside it, with the suffix ``.json``.
-    Raises ``ConfigError`` where a package is missing.
+    Raises ``ConfigError`` where a package is missing and ``ExportError`` where the answers
+    differ by more than `MOST_DIFFERENCE`; nothing is written then.
     """
+    difference = None
+    with atomic_path(path) as temporary:
+        if kind == "safetensors":
+            shutil.copyfile(run.weights, temporary)
+        else:
+            difference = _write(run, kind, temporary, films)
+            # Not a number is no small difference either.
+            if not difference <= MOST_DIFFERENCE:
+                raise ExportError(
+                    f"--format {kind}: the exported network's probabilities differ from PyTorch's "
+                    f"by up to {difference:.2g}, at most {MOST_DIFFERENCE:g} is rounding; use "
+                    "another format, or another version of the packages that write it"
+                )
     with atomic_path(path.with_suffix(".json")) as temporary:
         shutil.copyfile(run.model_card, temporary)
-    if kind == "safetensors":
-        with atomic_path(path) as temporary:
-            shutil.copyfile(run.weights, temporary)
-        return None
+    return difference
+
+
+def _write(run: RunFolder, kind: Format, path: Path, films: NDArray[np.uint8]) -> float:
     network, card = load_model(run, torch.device("cpu"))
     classifier = FilmClassifier(network, card).eval()
     size = (NUM_NOISE, *films.shape[1:])
@@ -67,9 +83,7 @@ def export_model(
     batch = films_to_tensor(np.concatenate([films, noise]))
     with torch.inference_mode():
         expected = classifier(batch)
-    write = {"onnx": _write_onnx, "torchscript": _write_torchscript}[kind]
-    with atomic_path(path) as temporary:
-        answers = write(classifier, batch, temporary)
+    answers = (_write_onnx if kind == "onnx" else _write_torchscript)(classifier, batch, path)
     return float((answers - expected).abs().max())
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cxr_model.config import NETWORKS, NetworkConfig, NetworkName
+from cxr_model.errors import ExportError
 from cxr_model.export import SUFFIXES, Format, export_model
 from cxr_model.model_files import ModelCard, save_model
 from cxr_model.network import build_network, network_arguments
@@ -39,11 +40,14 @@ def test_torchscript_answers_as_pytorch_for_every_network(
     assert difference < 1e-5
 
 
-def test_onnx_answers_as_pytorch_for_any_number_of_films(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_answers_as_pytorch_for_any_number_of_films_and_every_network(
+    name: NetworkName, tmp_path: Path
+) -> None:
     import onnxruntime
 
     path = tmp_path / "model.onnx"
-    difference = export_model(saved_run(tmp_path / "run"), "onnx", path, FILMS[:0])
+    difference = export_model(saved_run(tmp_path / "run", name), "onnx", path, FILMS[:0])
     assert difference is not None
     assert 0 < difference < 1e-5  # of noise alone, too
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -66,3 +70,17 @@ def test_nothing_is_left_half_written(kind: Format, tmp_path: Path) -> None:
     path = tmp_path / "out" / f"model{SUFFIXES[kind]}"
     export_model(saved_run(tmp_path / "run"), kind, path, FILMS)
     assert {entry.name for entry in path.parent.iterdir()} == {path.name, "model.json"}
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(2e-4, "by up to 0.0002"), (np.nan, "by up to nan")])
+def test_an_export_that_answers_otherwise_is_refused_and_leaves_nothing(
+    wrong: float, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = torch.jit.load
+    monkeypatch.setattr(
+        "torch.jit.load", lambda path: lambda batch: load(path)(batch) + torch.tensor(wrong)
+    )
+    path = tmp_path / "out" / "model.pt"
+    with pytest.raises(ExportError, match=f"^--format torchscript: .*{told}.*; use another format"):
+        export_model(saved_run(tmp_path / "run"), "torchscript", path, FILMS)
+    assert list(path.parent.iterdir()) == []
