@@ -26,8 +26,8 @@ def fold_runner(text: str, num_folds: int, *, on_gpu: bool) -> FoldRunner:
     for a name that is none, or whose package is not installed.
     """
     kind, _, detail = text.partition(":")
+    cores = os.cpu_count() or 1
     if kind in ("processes", "threads"):
-        cores = os.cpu_count() or 1
         # Dropout draws from torch's one generator: two folds in one process would mix theirs.
         at_once = 1 if kind == "threads" or on_gpu else min(cores, num_folds)
         if detail:
@@ -46,7 +46,12 @@ def fold_runner(text: str, num_folds: int, *, on_gpu: bool) -> FoldRunner:
 
             if detail:
                 return FoldRunner(DaskTaskRunner(address=detail), None)
-            return FoldRunner(DaskTaskRunner(cluster_kwargs={"threads_per_worker": 1}), 1)
+            # Dask kills a worker at its share of this machine's memory, and the mapped films
+            # count for each worker that looks at them.
+            cluster: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0}
+            if on_gpu:
+                cluster["n_workers"] = 1
+            return FoldRunner(DaskTaskRunner(cluster_kwargs=cluster), cores if on_gpu else 1)
         if kind == "ray":
             from prefect_ray.task_runners import RayTaskRunner
 

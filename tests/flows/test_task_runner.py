@@ -1,7 +1,9 @@
 import os
 
 import pytest
+from distributed import LocalCluster
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
 
 from cxr_model.errors import ConfigError
 from flows.task_runner import fold_runner
@@ -23,6 +25,23 @@ def test_a_gpu_trains_one_fold_at_a_time_unless_told_otherwise() -> None:
     told = fold_runner("processes:3", 10, on_gpu=True).runner
     assert isinstance(told, ProcessPoolTaskRunner)
     assert told._max_workers == 3
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_dask_on_this_machine_kills_no_worker_and_trains_one_fold_at_a_time_on_a_gpu(
+    on_gpu: bool,
+) -> None:
+    cores = os.cpu_count() or 1
+    chosen = fold_runner("dask", 10, on_gpu=on_gpu)
+    assert isinstance(chosen.runner, DaskTaskRunner)
+    with LocalCluster(
+        **chosen.runner.cluster_kwargs, processes=False, dashboard_address=None
+    ) as cluster:
+        limits = {worker.memory_manager.memory_limit for worker in cluster.workers.values()}
+        threads = [worker.state.nthreads for worker in cluster.workers.values()]
+    assert limits == {None}
+    assert threads == [1] if on_gpu else set(threads) == {1}
+    assert chosen.num_threads == (cores if on_gpu else 1)
 
 
 def test_threads_take_one_fold_at_a_time() -> None:
