@@ -8,7 +8,6 @@ way: a thumbnail, whose hash and copies stand in the table. That took 2.2 s of p
 import hashlib
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cxr_model.ahead import map_ahead
 from cxr_model.cache import Pixels, Progress, film_pixels, open_film
 from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import DataError
@@ -43,6 +43,7 @@ COLUMNS = (
     "phash",
     "copies",
 )
+_OF_ALL_FILMS = ("phash", "copies")  # found when all thumbnails are there
 _NOTHING = r"(?!)()"  # an expression that never matches
 _TYPES = {"width": "int64", "height": "int64", "jpeg_quality": "int64", "chroma": "float64"}
 _NUM_SHOWN = 3
@@ -83,30 +84,32 @@ def build_index(
     patient_rule = re.compile(data.patient_pattern or _NOTHING)
     series_rule = re.compile(data.series_pattern or _NOTHING, re.IGNORECASE)
     films, classes = find_films(root, labels, every_class=every_class)
-    rows: list[dict[str, Any]] = []
-    pictures: list[Pixels] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib let go of the GIL
-        inspected = pool.map(lambda film: _inspect(root, film), films)
-        for film, (facts, picture) in zip(films, inspected, strict=True):
-            pictures.append(picture)
-            file = PurePosixPath(film.path)
-            patient = _first_group(patient_rule, file.name)
-            series = "" if patient else _first_group(series_rule, file.name)
-            rows.append(
-                {
-                    "path": film.path,
-                    "label": film.label,
-                    "subclass": film.subclass,
-                    **facts,
-                    "patient": patient,
-                    "series": (file.parent / series).as_posix() if series else "",
-                }
-            )
-            if progress:
-                progress(len(rows), len(films))
-    index = pd.DataFrame(rows, columns=list(COLUMNS))
+    pictures_NHW = np.zeros((len(films), THUMBNAIL_PX, THUMBNAIL_PX), dtype=np.uint8)
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS if name not in _OF_ALL_FILMS}
+    num_threads = os.cpu_count() or 1  # Pillow and hashlib let go of the GIL
+    inspected = map_ahead(
+        lambda film: _inspect(root, film), films, num_threads=num_threads, num_ahead=8 * num_threads
+    )
+    for number, (film, (facts, picture)) in enumerate(zip(films, inspected, strict=True)):
+        if picture is not None:
+            pictures_NHW[number] = picture
+        file = PurePosixPath(film.path)
+        patient = _first_group(patient_rule, file.name)
+        series = "" if patient else _first_group(series_rule, file.name)
+        row = {
+            "path": film.path,
+            "label": film.label,
+            "subclass": film.subclass,
+            **facts,
+            "patient": patient,
+            "series": (file.parent / series).as_posix() if series else "",
+        }
+        for name, values in columns.items():
+            values.append(row[name])
+        if progress:
+            progress(number + 1, len(films))
+    index = pd.DataFrame(columns, columns=list(COLUMNS))
     _check_readable(root, index, classes if every_class else [], data.max_unreadable_fraction)
-    pictures_NHW = np.stack(pictures)
     if thumbnails:
         _write_thumbnails(pictures_NHW, thumbnails)
     return _with_copies(index, pictures_NHW, root, near=near_duplicates)
@@ -143,13 +146,12 @@ def _first_group(rule: re.Pattern[str], name: str) -> str:
     return (found[1] or "") if found else ""
 
 
-def _inspect(root: Path, film: Film) -> tuple[dict[str, Any], Pixels]:
-    """A film's columns and its thumbnail."""
+def _inspect(root: Path, film: Film) -> tuple[dict[str, Any], Pixels | None]:
+    """A film's columns and its thumbnail, where it decodes."""
     facts: dict[str, Any] = {"sha256": "", "width": 0, "height": 0, "mode": "", "format": ""}
     mask = PurePosixPath("masks", film.path).with_suffix(".png")
     facts |= {"mask": str(mask) if (root / mask).is_file() else "", "error": ""}
     facts |= {"jpeg_quality": 0, "chroma": 0.0}
-    nothing = np.zeros((THUMBNAIL_PX, THUMBNAIL_PX), dtype=np.uint8)
     try:
         data = (root / film.path).read_bytes()
         facts["sha256"] = hashlib.sha256(data).hexdigest()
@@ -158,9 +160,9 @@ def _inspect(root: Path, film: Film) -> tuple[dict[str, Any], Pixels]:
             quality = _jpeg_quality(image)
             picture, chroma = _picture_and_chroma(image)
     except OSError as error:
-        return facts | {"error": error.strerror or type(error).__name__}, nothing
+        return facts | {"error": error.strerror or type(error).__name__}, None
     except DataError as error:
-        return facts | {"error": str(error)}, nothing
+        return facts | {"error": str(error)}, None
     facts |= {"width": width, "height": height, "mode": mode, "format": kind}
     return facts | {"jpeg_quality": quality, "chroma": chroma}, picture
 
