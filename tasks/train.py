@@ -50,7 +50,7 @@ def train_network(
 def _copier(
     location: StoreLocation | None, run: RunFolder, run_id: str
 ) -> Iterator[Callable[[Path], None]]:
-    """What to call with each epoch's checkpoint."""
+    """What to call with each checkpoint."""
     if location is None:
         yield lambda _: None
         return
