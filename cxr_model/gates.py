@@ -139,8 +139,10 @@ def _shortcut(evidence: Path) -> Finding:
     above = f"accuracy above what no-lung evidence gives: {format_estimate(record['headline'])}"
     first, *others = record["alarms"] or [record["verdict"]]
     more = f", and {len(others)} more" if others else ""
-    passed = None if record["doubt"] else True
-    return False if record["alarm"] else passed, f"{first}{more} ({above})"
+    words = f"{first}{more} ({above})"
+    if record["alarm"]:
+        return False, words
+    return (None if record["doubt"] else True), words
 
 
 def _calibration(evidence: Path) -> Finding:

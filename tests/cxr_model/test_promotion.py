@@ -18,6 +18,7 @@ CLASSES = ["normal", "covid"]
 NO_ALARM = {
     "alarm": False,
     "alarms": [],
+    "doubt": "",
     "verdict": "",
     "headline": {"value": 0.0, "ci_low": -0.1, "ci_high": 0.1, "n": 300},
 }
