@@ -114,12 +114,11 @@ def measure_calibration(
         for scores_NC in (probabilities_NC, temper(probabilities_NC, temperature))
     )
     is_passed = None
-    if len(np.unique(groups_N)) < LEAST_GROUPS:
-        pass
-    elif after["ece"]["ci_low"] > TOLERATED_ECE:
-        is_passed = False
-    elif after["ece"]["ci_high"] <= EXCLUDED_ECE:
-        is_passed = True
+    if len(np.unique(groups_N)) >= LEAST_GROUPS:
+        if after["ece"]["ci_low"] > TOLERATED_ECE:
+            is_passed = False
+        elif after["ece"]["ci_high"] <= EXCLUDED_ECE:
+            is_passed = True
     at_bound = not TEMPERATURES[0] * 1.001 < temperature < TEMPERATURES[1] * 0.999
     return {
         "temperature": temperature,
