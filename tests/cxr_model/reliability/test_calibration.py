@@ -182,6 +182,16 @@ def test_few_films_tell_neither_that_a_network_is_calibrated_nor_that_it_is_not(
     assert found["verdict"].startswith("too few films to tell: no calibration error above 0.05")
 
 
+@pytest.mark.parametrize(("num_groups", "passed"), [(9, None), (10, False)])
+def test_many_films_of_few_patients_do_not_tell_either(
+    num_groups: int, passed: bool | None
+) -> None:
+    truth, stated, _, _ = draw_forecasts(np.random.default_rng(6), 3000, temperature=0.4)
+    found = measure(truth, stated, np.arange(3000) % num_groups)
+    assert found["after"]["ece"]["ci_low"] > 0.05
+    assert found["passed"] is passed
+
+
 def test_a_network_that_is_never_wrong_has_no_slope_and_warns_of_nothing() -> None:
     truth = np.arange(60) % 3
     with warnings.catch_warnings():
