@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 from scipy.stats import fisher_exact
 
+from cxr_model.bootstrap import Bootstrap
 from cxr_model.intervals import Estimate, format_estimate
-from cxr_model.shortcuts.scores import BORDER, METADATA, SURROUNDINGS, Judge, Probe, one_hot
+from cxr_model.shortcuts.scores import BORDER, METADATA, SURROUNDINGS, Probe, one_hot
 
 LEAST_TOLD = 0.6
 """Mean of sensitivity and specificity of one class against the rest; chance is 0.5."""
@@ -36,15 +37,15 @@ RULES = (
 
 
 def told_apart(
-    probes: list[Probe], model: Probe, classes: list[str], judge: Judge
+    probes: list[Probe], model: Probe, classes: list[str], bootstrap: Bootstrap
 ) -> list[dict[str, Any]]:
     """Each class against the rest by each of ``probes``, beside the model's figure."""
     rows = []
     num_looks = len(probes) * len(classes)
     for c, label in enumerate(classes):
-        of_model = judge.estimate(judge.one_against_rest(model.called_NC, c))
+        of_model = bootstrap.estimate(bootstrap.one_against_rest(model.called_NC, c))
         for probe in probes:
-            found = judge.estimate(judge.one_against_rest(probe.called_NC, c))
+            found = bootstrap.estimate(bootstrap.one_against_rest(probe.called_NC, c))
             rows.append(
                 {
                     "probe": probe.name,
@@ -52,7 +53,7 @@ def told_apart(
                     "by_network": probe.by_network,
                     "balanced_accuracy": found,
                     "model": of_model,
-                    "p_value": min(1.0, num_looks * _luck(probe, judge, c)),
+                    "p_value": min(1.0, num_looks * _luck(probe, bootstrap, c)),
                 }
             )
     return rows
@@ -105,17 +106,17 @@ def _sentence(rows: list[dict[str, Any]], titles: dict[str, str]) -> str:
 
 
 def find_doubt(
-    told: list[dict[str, Any]], headline: Estimate, classes: list[str], judge: Judge
+    told: list[dict[str, Any]], headline: Estimate, classes: list[str], bootstrap: Bootstrap
 ) -> str:
     """Why silence of the rules says nothing, in words; empty where it says something."""
     num_looks = len(told)
     perfect = Probe(
         name="perfect", title="", evidence="no lung", how="",
-        called_NC=one_hot(judge.truth_N, judge.num_classes),
+        called_NC=one_hot(bootstrap.truth_N, bootstrap.num_classes),
     )  # fmt: skip
     for c, label in enumerate(classes):
-        best = judge.estimate(judge.one_against_rest(perfect.called_NC, c))
-        if not _is_above(best, LEAST_TOLD) or num_looks * _luck(perfect, judge, c) >= MOST_LUCK:
+        best = bootstrap.estimate(bootstrap.one_against_rest(perfect.called_NC, c))
+        if not _is_above(best, LEAST_TOLD) or num_looks * _luck(perfect, bootstrap, c) >= MOST_LUCK:
             return f"there are too few films to find out whether {label} is told without lungs"
     if not _is_above(headline, 0.0):
         return "nothing is shown above what is told without lungs"
@@ -139,15 +140,15 @@ def verdict(
     return f"Shortcut alarm: {alarms[0]}{others}; {above}."
 
 
-def _luck(probe: Probe, judge: Judge, label: int) -> float:
+def _luck(probe: Probe, bootstrap: Bootstrap, label: int) -> float:
     """Chance of calling this class's films by it so often and others so seldom, or better.
 
     A group has one call, that of most of its films: they are not independent.
     """
     films = pd.DataFrame(
         {
-            "group": judge.groups_N,
-            "own": judge.truth_N == label,
+            "group": bootstrap.groups_N,
+            "own": bootstrap.truth_N == label,
             "called": probe.called_NC[:, label],
         }
     )

@@ -50,14 +50,14 @@ def audit_shortcuts(
         retrained_probes(subject, config) if config.shortcuts.retrain else ([], [])
     )
     probes = [
-        metadata_probe(subject.tables, train, subject.judge),
-        border_probe(train, holdout, subject.judge),
-        surroundings_probe(subject.tables, train, holdout, subject.judge),
-        thumbnail_probe(train, holdout, subject.judge),
+        metadata_probe(subject.tables, train, subject.bootstrap),
+        border_probe(train, holdout, subject.bootstrap),
+        surroundings_probe(subject.tables, train, holdout, subject.bootstrap),
+        thumbnail_probe(train, holdout, subject.bootstrap),
         *hidden_probes(subject),
         *retrained,
         standardised_probe(subject, root),
-        *exchange_probes(exchange, subject.judge.num_classes),
+        *exchange_probes(exchange, subject.bootstrap.num_classes),
     ]
     record = judge_probes(subject, model, probes, exchange) | {"left_out": left_out}
     write_json(run.shortcuts, record)
@@ -72,19 +72,19 @@ def judge_probes(
     The strongest of the probes without lungs is picked by the same films that it is judged
     on, which makes the headline too low; what no probe looks for makes it too high.
     """
-    judge, classes = subject.judge, subject.card.classes
-    figures = {probe.name: judge.balanced_accuracy(probe.called_NC) for probe in probes}
+    bootstrap, classes = subject.bootstrap, subject.card.classes
+    figures = {probe.name: bootstrap.balanced_accuracy(probe.called_NC) for probe in probes}
     without = [probe for probe in probes if probe.evidence == "no lung"]
     strongest = max(without, key=lambda probe: figures[probe.name].value)
-    model_figure = judge.balanced_accuracy(model.called_NC)
-    above = {name: judge.estimate(model_figure.less(each)) for name, each in figures.items()}
-    of_model, headline = judge.estimate(model_figure), above[strongest.name]
-    told = told_apart(without, model, classes, judge)
-    corners = exchange.record(judge)
+    model_figure = bootstrap.balanced_accuracy(model.called_NC)
+    above = {name: bootstrap.estimate(model_figure.less(each)) for name, each in figures.items()}
+    of_model, headline = bootstrap.estimate(model_figure), above[strongest.name]
+    told = told_apart(without, model, classes, bootstrap)
+    corners = exchange.record(bootstrap)
     alarms = raise_alarms(told, corners["excess"], {probe.name: probe.title for probe in without})
-    doubt = "" if alarms else find_doubt(told, headline, classes, judge)
+    doubt = "" if alarms else find_doubt(told, headline, classes, bootstrap)
     return {
-        "chance": judge.chance,
+        "chance": bootstrap.chance,
         "model": of_model,
         "probes": [
             {
@@ -92,14 +92,14 @@ def judge_probes(
                 "title": probe.title,
                 "evidence": probe.evidence,
                 "how": probe.how,
-                "balanced_accuracy": judge.estimate(figures[probe.name]),
+                "balanced_accuracy": bootstrap.estimate(figures[probe.name]),
                 "model_above": above[probe.name],
             }
             for probe in probes
         ],
         "told_apart": told,
         "corner_exchange": corners,
-        "subgroups": measure_subgroups(model, subject.tables["holdout"], classes, judge),
+        "subgroups": measure_subgroups(model, subject.tables["holdout"], classes, bootstrap),
         "headline": headline,
         "strongest": strongest.name,
         "alarm": bool(alarms),

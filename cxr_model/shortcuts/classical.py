@@ -15,13 +15,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cxr_model.bootstrap import Bootstrap
 from cxr_model.films import FilmSet
 from cxr_model.shortcuts.scores import (
     BORDER,
     METADATA,
     SURROUNDINGS,
     Array,
-    Judge,
     Probe,
     one_hot,
 )
@@ -32,14 +32,16 @@ _MOST_VALUES = 20
 """Rarer modes and formats than the commonest so many count as one."""
 
 
-def metadata_probe(tables: Mapping[str, pd.DataFrame], train: FilmSet, judge: Judge) -> Probe:
+def metadata_probe(
+    tables: Mapping[str, pd.DataFrame], train: FilmSet, bootstrap: Bootstrap
+) -> Probe:
     """A random forest on size and file type (Breiman 2001), each class of equal weight.
 
     ``tables`` are rows of the index for ``train`` and ``holdout``. A file's length is left
     out: it grows with the texture of the picture, lungs included.
     """
     seen = _metadata_of_both(tables)
-    forest = _forest(judge, max_features="sqrt")
+    forest = _forest(bootstrap, max_features="sqrt")
     called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
     return Probe(
         name=METADATA,
@@ -47,11 +49,11 @@ def metadata_probe(tables: Mapping[str, pd.DataFrame], train: FilmSet, judge: Ju
         evidence="no lung",
         how="a random forest on width, height, aspect, mode and format, fitted on the training "
         "split",
-        called_NC=one_hot(called_N, judge.num_classes),
+        called_NC=one_hot(called_N, bootstrap.num_classes),
     )
 
 
-def thumbnail_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
+def thumbnail_probe(train: FilmSet, holdout: FilmSet, bootstrap: Bootstrap) -> Probe:
     """Logistic regression on 16x16 thumbnails; each class of equal weight."""
     # Held in check: 256 grey levels would learn a few hundred films by heart.
     regression = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
@@ -64,15 +66,15 @@ def thumbnail_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
         evidence="both",
         how="logistic regression on the grey levels of 16x16 thumbnails, lungs included, fitted "
         "on the training split",
-        called_NC=one_hot(called_N, judge.num_classes),
+        called_NC=one_hot(called_N, bootstrap.num_classes),
     )
 
 
-def border_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
+def border_probe(train: FilmSet, holdout: FilmSet, bootstrap: Bootstrap) -> Probe:
     """A forest on the outer 6 % of each side, shrunk to a ring of 2 px around 28 unseen ones."""
     seen = [_ring(films) for films in (train, holdout)]
     # A marker is a few grey levels of some hundred, and a tree has to come upon them.
-    forest = _forest(judge, max_features=0.3)
+    forest = _forest(bootstrap, max_features=0.3)
     called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
     return Probe(
         name=BORDER,
@@ -80,12 +82,12 @@ def border_probe(train: FilmSet, holdout: FilmSet, judge: Judge) -> Probe:
         evidence="no lung",
         how="a random forest on the outer 6 % of each side, shrunk to 240 grey levels, fitted on "
         "the training split",
-        called_NC=one_hot(called_N, judge.num_classes),
+        called_NC=one_hot(called_N, bootstrap.num_classes),
     )
 
 
 def surroundings_probe(
-    tables: Mapping[str, pd.DataFrame], train: FilmSet, holdout: FilmSet, judge: Judge
+    tables: Mapping[str, pd.DataFrame], train: FilmSet, holdout: FilmSet, bootstrap: Bootstrap
 ) -> Probe:
     """A forest on all that `metadata_probe` and `border_probe` see.
 
@@ -96,24 +98,24 @@ def surroundings_probe(
         np.hstack([table_NF, _ring(films)])
         for table_NF, films in zip(_metadata_of_both(tables), (train, holdout), strict=True)
     ]
-    forest = _forest(judge, max_features=0.3)
+    forest = _forest(bootstrap, max_features=0.3)
     called_N = _fit(forest, seen[0], train.targets_N.cpu().numpy(), seen[1])
     return Probe(
         name=SURROUNDINGS,
         title="metadata and border",
         evidence="no lung",
         how="a random forest on what the two above it see, fitted on the training split",
-        called_NC=one_hot(called_N, judge.num_classes),
+        called_NC=one_hot(called_N, bootstrap.num_classes),
     )
 
 
-def _forest(judge: Judge, max_features: float | str) -> RandomForestClassifier:
+def _forest(bootstrap: Bootstrap, max_features: float | str) -> RandomForestClassifier:
     return RandomForestClassifier(
         n_estimators=100,
         min_samples_leaf=5,
         max_features=max_features,
         class_weight="balanced",
-        random_state=judge.seed,
+        random_state=bootstrap.seed,
         n_jobs=-1,  # threads
     )
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from cxr_model.bootstrap import Bootstrap
 from cxr_model.intervals import Estimate
-from cxr_model.shortcuts.scores import Array, Judge
+from cxr_model.shortcuts.scores import Array
 
 CORNER = 0.125
 """Side of an exchanged corner as a share of the film's side."""
@@ -57,7 +58,7 @@ class Exchange:
     within_KN: Array
     """Class the network called the film with corners of its own class."""
 
-    def record(self, judge: Judge) -> dict[str, Any]:
+    def record(self, bootstrap: Bootstrap) -> dict[str, Any]:
         """Shares of films called as the corners' class, and what of that the corners did.
 
         ``followed`` is the share with the corners of that class, ``control`` the share called
@@ -65,9 +66,9 @@ class Exchange:
         """
         followed_N = (self.across_KN == self.given_KN).mean(axis=0)
         control_N = (self.within_KN[:, None] == self.given_KN).mean(axis=(0, 1))
-        followed, control = judge.class_mean(followed_N), judge.class_mean(control_N)
+        followed, control = bootstrap.class_mean(followed_N), bootstrap.class_mean(control_N)
         figures: dict[str, Estimate] = {
-            name: judge.estimate(figure)
+            name: bootstrap.estimate(figure)
             for name, figure in (
                 ("followed", followed),
                 ("control", control),

@@ -40,7 +40,7 @@ def model_probe(subject: Subject, predictions: pd.DataFrame) -> Probe:
         title="model",
         evidence="both",
         how="the network on whole films",
-        called_NC=one_hot(called_N, subject.judge.num_classes),
+        called_NC=one_hot(called_N, subject.bootstrap.num_classes),
         by_network=True,
     )
 
@@ -59,7 +59,7 @@ def hidden_probes(subject: Subject) -> list[Probe]:
             title=f"network, {view.title}",
             evidence=view.evidence,
             how=f"the network as it is; {view.what}",
-            called_NC=one_hot(np.concatenate(called[view.name]), subject.judge.num_classes),
+            called_NC=one_hot(np.concatenate(called[view.name]), subject.bootstrap.num_classes),
             by_network=True,
         )
         for view in subject.views
@@ -75,7 +75,7 @@ def standardised_probe(subject: Subject, root: Path) -> Probe:
         paths,
         subject.card.size_px,
         cast(Color, subject.card.color),
-        mean_histogram(films["train"], subject.judge.num_classes),
+        mean_histogram(films["train"], subject.bootstrap.num_classes),
     )
     batches = (part.to(films["holdout"].device) for part in torch.split(pixels_NCHW, _BATCH))
     return Probe(
@@ -84,15 +84,15 @@ def standardised_probe(subject: Subject, root: Path) -> Probe:
         evidence="both",
         how="the network as it is; films cut to their central square, their histogram matched to "
         "the training films' mean",
-        called_NC=one_hot(subject.call(batches), subject.judge.num_classes),
+        called_NC=one_hot(subject.call(batches), subject.bootstrap.num_classes),
         by_network=True,
     )
 
 
 def measure_exchange(subject: Subject) -> Exchange:
     """What the network calls each holdout film with the corners of others."""
-    films, truth_N = subject.films["holdout"], subject.judge.truth_N
-    generator = np.random.default_rng(subject.judge.seed)
+    films, truth_N = subject.films["holdout"], subject.bootstrap.truth_N
+    generator = np.random.default_rng(subject.bootstrap.seed)
     called: dict[bool, list[Array]] = {True: [], False: []}
     given: list[Array] = []
     for _ in range(ROUNDS):
@@ -143,7 +143,7 @@ def retrained_probes(subject: Subject, config: RunConfig) -> tuple[list[Probe], 
     films = TrainingFilms(
         train=subject.films["train"],
         validation=subject.films.get("validation"),
-        num_classes=subject.judge.num_classes,
+        num_classes=subject.bootstrap.num_classes,
     )
     holdout = subject.films["holdout"]
     probes, left_out = [], []
@@ -162,7 +162,7 @@ def retrained_probes(subject: Subject, config: RunConfig) -> tuple[list[Probe], 
                 title=title,
                 evidence=view.evidence,
                 how=f"a network trained anew with the run's settings; in all films {view.what}",
-                called_NC=one_hot(called_N, subject.judge.num_classes),
+                called_NC=one_hot(called_N, subject.bootstrap.num_classes),
             )
         )
     return probes, left_out

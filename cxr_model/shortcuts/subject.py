@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cxr_model.bootstrap import Bootstrap
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
@@ -16,7 +17,7 @@ from cxr_model.index import read_index
 from cxr_model.model_files import ModelCard, load_model
 from cxr_model.network import Network
 from cxr_model.run_folder import RunFolder
-from cxr_model.shortcuts.scores import Array, Judge
+from cxr_model.shortcuts.scores import Array
 from cxr_model.shortcuts.views import View, find_lungs, views_of
 from cxr_model.splits import read_splits
 from cxr_model.stages import load_split
@@ -30,7 +31,7 @@ class Subject:
     """For each split, the films in its table's order."""
     network: Network
     card: ModelCard
-    judge: Judge
+    bootstrap: Bootstrap
 
     @classmethod
     def load(cls, run: RunFolder, config: RunConfig, cache: FilmCache) -> "Subject":
@@ -41,14 +42,14 @@ class Subject:
         splits = table["split"].unique()
         films = {name: load_split(table, name, card.classes, cache, device) for name in splits}
         tables = {name: table[table["split"] == name].reset_index(drop=True) for name in splits}
-        judge = Judge(
+        bootstrap = Bootstrap(
             truth_N=films["holdout"].targets_N.cpu().numpy(),
             groups_N=tables["holdout"]["group"].to_numpy(dtype=str),
             num_classes=len(card.classes),
             draws=config.evaluate.bootstrap_draws,
             seed=config.evaluate.seed,
         )
-        return cls(tables=tables, films=films, network=network, card=card, judge=judge)
+        return cls(tables=tables, films=films, network=network, card=card, bootstrap=bootstrap)
 
     @cached_property
     def views(self) -> tuple[View, ...]:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cxr_model.bootstrap import Bootstrap
 from cxr_model.intervals import Estimate
 from cxr_model.shortcuts.alarms import find_doubt, raise_alarms, told_apart, verdict
-from cxr_model.shortcuts.scores import Judge, Probe, one_hot
+from cxr_model.shortcuts.scores import Probe, one_hot
 
 NOTHING: Estimate = {"value": 0.0, "ci_low": -0.02, "ci_high": 0.03, "n": 60}
 TITLES = {"metadata": "metadata", "network-border": "network, border alone"}
@@ -74,20 +75,20 @@ def test_where_a_perfect_probe_could_not_alarm_silence_says_nothing(
     num_groups: int, is_enough: bool
 ) -> None:
     truth_N = np.arange(2 * num_groups) % 2
-    judge = Judge(
+    bootstrap = Bootstrap(
         truth_N=truth_N, groups_N=np.arange(2 * num_groups), num_classes=2, draws=100, seed=0
     )
     perfect = Probe(
         name="metadata", title="", evidence="no lung", how="", called_NC=one_hot(truth_N, 2)
     )
-    rows = told_apart([perfect] * 4, perfect, ["a", "b"], judge)
+    rows = told_apart([perfect] * 4, perfect, ["a", "b"], bootstrap)
     assert bool(raise_alarms(rows, NOTHING, TITLES)) == is_enough
     above = NOTHING | {"value": 0.3, "ci_low": 0.2, "ci_high": 0.4}
-    doubt = find_doubt(rows, above, ["a", "b"], judge)
+    doubt = find_doubt(rows, above, ["a", "b"], bootstrap)
     assert doubt == (
         "" if is_enough else "there are too few films to find out whether a is told without lungs"
     )
-    assert find_doubt(rows, NOTHING, ["a", "b"], judge)
+    assert find_doubt(rows, NOTHING, ["a", "b"], bootstrap)
 
 
 def test_verdict_is_one_sentence_with_the_headline() -> None:
@@ -107,7 +108,7 @@ def test_verdict_is_one_sentence_with_the_headline() -> None:
 
 def test_perfect_probe_tells_every_class() -> None:
     truth_N = np.arange(30) % 3
-    judge = Judge(truth_N=truth_N, groups_N=np.arange(30), num_classes=3, draws=100, seed=0)
+    bootstrap = Bootstrap(truth_N=truth_N, groups_N=np.arange(30), num_classes=3, draws=100, seed=0)
     perfect = Probe(
         name="metadata",
         title="metadata",
@@ -115,7 +116,7 @@ def test_perfect_probe_tells_every_class() -> None:
         how="",
         called_NC=one_hot(truth_N, 3),
     )
-    rows = told_apart([perfect], perfect, ["a", "b", "c"], judge)
+    rows = told_apart([perfect], perfect, ["a", "b", "c"], bootstrap)
     assert [row["class"] for row in rows] == ["a", "b", "c"]
     # Ten films of a class and twenty others, all right: Wilson's limits, added as squares.
     below = math.hypot(1 - 0.7225, 1 - 0.8389) / 2

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from cxr_model.bootstrap import Bootstrap
 from cxr_model.shortcuts.exchange import Exchange, draw_donors, exchange_corners
-from cxr_model.shortcuts.scores import Array, Judge
+from cxr_model.shortcuts.scores import Array
 
 TRUTH = np.arange(60) % 3
 
 
-def judge() -> Judge:
-    return Judge(truth_N=TRUTH, groups_N=np.arange(60), num_classes=3, draws=200, seed=0)
+def bootstrap() -> Bootstrap:
+    return Bootstrap(truth_N=TRUTH, groups_N=np.arange(60), num_classes=3, draws=200, seed=0)
 
 
 def test_only_the_four_corners_come_from_the_donor() -> None:
@@ -42,7 +43,9 @@ def test_the_only_film_of_a_class_is_its_own_donor() -> None:
 
 
 def make_exchange(across_KN: Array, within_KN: Array, given_KN: Array) -> dict[str, float]:
-    record = Exchange(given_KN=given_KN, across_KN=across_KN, within_KN=within_KN).record(judge())
+    record = Exchange(given_KN=given_KN, across_KN=across_KN, within_KN=within_KN).record(
+        bootstrap()
+    )
     return {name: record[name]["value"] for name in ("followed", "control", "excess")}
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from cxr_model.batches import TrainingFilms
+from cxr_model.bootstrap import Bootstrap
 from cxr_model.films import FilmSet
 from cxr_model.network import build_network
 from cxr_model.shortcuts.alarms import raise_alarms, told_apart
 from cxr_model.shortcuts.network_probes import hidden_probes, measure_exchange
-from cxr_model.shortcuts.scores import Judge, Probe, one_hot
+from cxr_model.shortcuts.scores import Probe, one_hot
 from cxr_model.shortcuts.subject import Subject
 from cxr_model.trainer import Trainer
 from tests.cxr_model.shortcuts.test_retrain import CONFIG, card
@@ -42,13 +43,15 @@ def learnt(*, in_corner: bool) -> Subject:
         pass
     network.load_state_dict(trainer.best_state)
     truth_N = holdout.targets_N.numpy()
-    judge = Judge(truth_N=truth_N, groups_N=np.arange(NUM_FILMS), num_classes=2, draws=200, seed=0)
+    bootstrap = Bootstrap(
+        truth_N=truth_N, groups_N=np.arange(NUM_FILMS), num_classes=2, draws=200, seed=0
+    )
     return Subject(
         tables={"holdout": pd.DataFrame()},
         films={"train": train, "holdout": holdout},
         network=network.eval(),
         card=its_card,
-        judge=judge,
+        bootstrap=bootstrap,
     )
 
 
@@ -59,12 +62,12 @@ def test_rules_on_the_network_speak_for_a_marker_and_not_for_a_lesion(in_corner:
     model = Probe(
         name="model", title="model", evidence="both", how="", called_NC=one_hot(called_N, 2)
     )
-    assert (called_N == subject.judge.truth_N).mean() > 0.9
-    excess = measure_exchange(subject).record(subject.judge)["excess"]
+    assert (called_N == subject.bootstrap.truth_N).mean() > 0.9
+    excess = measure_exchange(subject).record(subject.bootstrap)["excess"]
     assert bool(raise_alarms([], excess, {})) == in_corner
     without = [probe for probe in hidden_probes(subject) if probe.evidence == "no lung"]
     assert {probe.name for probe in without} == {"network-no-lungs", "network-border"}
-    told = told_apart(without, model, CLASSES, subject.judge)
+    told = told_apart(without, model, CLASSES, subject.bootstrap)
     nothing = excess | {"ci_low": 0.0}
     spoken = raise_alarms(told, nothing, {probe.name: probe.title for probe in without})
     assert bool(spoken) == in_corner

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from cxr_model.shortcuts.scores import Judge, Probe, one_hot
+from cxr_model.bootstrap import Bootstrap
+from cxr_model.shortcuts.scores import Probe, one_hot
 from cxr_model.shortcuts.subgroups import infer_sources, measure_subgroups
 
 TRUTH = np.arange(60) % 3
@@ -16,9 +17,9 @@ def holdout(**columns: object) -> pd.DataFrame:
 
 
 def measure(films: pd.DataFrame, called_N: np.ndarray) -> list[dict[str, object]]:
-    judge = Judge(truth_N=TRUTH, groups_N=np.arange(60), num_classes=3, draws=100, seed=0)
+    bootstrap = Bootstrap(truth_N=TRUTH, groups_N=np.arange(60), num_classes=3, draws=100, seed=0)
     model = Probe(name="model", title="", evidence="both", how="", called_NC=one_hot(called_N, 3))
-    return measure_subgroups(model, films, CLASSES, judge)
+    return measure_subgroups(model, films, CLASSES, bootstrap)
 
 
 def test_kinds_that_part_nothing_are_left_out() -> None:
