@@ -23,7 +23,7 @@ from cxr_model.reliability.judgement import ABSTAINED, OUTLIER
 from cxr_model.reports import figures
 from cxr_model.reports.page import data_uri, template_environment
 from cxr_model.run_folder import RunFolder, atomic_path, write_json, write_table
-from cxr_model.splits import group_films
+from cxr_model.splits import COLUMNS, EXTERNAL, group_films, write_splits
 
 SCHEMA_VERSION = 1
 
@@ -47,7 +47,7 @@ def unseen_films(run: RunFolder, model: RunFolder) -> tuple[pd.DataFrame, dict[s
     Raises ``DataError`` where nothing is left or a class is none of the model's.
     """
     index = read_index(run.index)
-    films = index[index["error"] == ""].assign(group=group_films(index), split="external")
+    films = index[index["error"] == ""].assign(group=group_films(index), split=EXTERNAL)
     classes = ModelCard.read(model.model_card).classes
     unknown = sorted(set(films["label"]) - set(classes))
     if unknown:
@@ -100,13 +100,15 @@ def evaluate_elsewhere(
     *,
     source: str,
 ) -> dict[str, Any]:
-    """Predict every unseen film; writes predictions, ``metrics.json`` and a page, returns it.
+    """Predict every unseen film; returns ``metrics.json``.
 
-    Intervals are from a bootstrap over groups (patients, series, copies).
+    Writes it, the films with their groups, predictions and a page. Intervals are from a bootstrap
+    over groups (patients, series, copies).
     """
     films, left_out, num_like = unseen_films(run, model)
     predictor = Predictor.load(model, resolve_device(config.training.device))
     card = predictor.card
+    write_splits(films[list(COLUMNS)], run.splits)
     predictions = _judge(predictor, cache, films)
     draws, seed = config.evaluate.bootstrap_draws, config.evaluate.seed
     write_table(run.predictions, predictions.drop(columns="group"))

@@ -134,7 +134,7 @@ def _class_of(root: Path, folder: str, found: list[str], config: LabelConfig) ->
     if folder == ".":
         raise DataError(
             f"{root}: films lie outside of any class folder {_folders_found(found)}; "
-            "move each into a folder named after its class, or set labels.mode=csv"
+            "move each into a folder named after its class, or list them: labels=FILE.csv"
         )
     deepest_first = PurePosixPath(folder).parts[::-1]
     if config.mode == "folders":

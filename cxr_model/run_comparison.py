@@ -9,12 +9,13 @@ from cxr_model.folds import PROTOCOLS
 from cxr_model.intervals import format_estimate
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder
-from cxr_model.splits import read_splits
+from cxr_model.splits import EXTERNAL, read_splits
 from cxr_model.stages import read_predictions
 
 LEAST_FILMS = 30
 """Films that both runs must have in common; fewer decide nothing."""
 _PREFIX = "probability_"
+_UNSEEN = ("holdout", EXTERNAL)
 
 
 def compare_runs(first: RunFolder, second: RunFolder, *, draws: int, seed: int) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def compare_runs(first: RunFolder, second: RunFolder, *, draws: int, seed: int) 
     common = sorted(set(ours.index) & set(theirs.index))
     if len(common) < LEAST_FILMS:
         raise DataError(
-            f"{len(common)} films are in both holdouts, fewer than {LEAST_FILMS}; compare runs on "
+            f"{len(common)} films were unseen by both, fewer than {LEAST_FILMS}; compare runs on "
             "one data set, split alike, of more films or with a larger split.holdout_fraction"
         )
     # Their digests stand for the films: a path is another one in each run.
@@ -57,7 +58,10 @@ def _common_protocol(first: RunFolder, second: RunFolder) -> str | None:
             "other; compare cross-validations of one protocol"
         )
     empty = next(run for run in crossvals if not _protocols(run))
-    raise DataError(f"{empty.root}: holds no predictions; name a training or a cross-validation")
+    raise DataError(
+        f"run {empty.root.name}: holds no predictions; name a training, a cross-validation or an "
+        "evaluation"
+    )
 
 
 def _protocols(run: RunFolder) -> list[str]:
@@ -67,12 +71,13 @@ def _protocols(run: RunFolder) -> list[str]:
 def unseen_films(run: RunFolder, protocol: str | None) -> pd.DataFrame:
     """Predictions of films that the predicting network was not trained on, by digest.
 
-    Of a training these are its holdout; of a cross-validation each film under the network of
-    the fold that left it out, of the first repeat of ``protocol``. Columns ``label``,
+    Of a training these are its holdout, of an evaluation all of them; of a cross-validation each
+    film under the network of the fold that left it out, of the first repeat of ``protocol``.
+    Columns ``label``,
     ``group``, ``predicted`` and the probabilities; copies are left out.
     """
     if run.predictions.exists():
-        films = read_predictions(run.predictions).query("split == 'holdout'")
+        films = read_predictions(run.predictions).query("split in @_UNSEEN")
         group_of = read_splits(run.splits).set_index("path")["group"]
         films = films.assign(group=films["path"].map(group_of)).drop(columns="split")
     else:

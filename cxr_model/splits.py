@@ -15,6 +15,8 @@ from cxr_model.errors import DataError
 from cxr_model.run_folder import write_table
 
 SPLITS = ("train", "validation", "holdout")
+EXTERNAL = "external"
+"""What stands for a split in the tables of an evaluation on other films."""
 COLUMNS = ("path", "sha256", "label", "group", "split")
 
 

@@ -59,7 +59,7 @@ def parse_source(text: str) -> Source:
     if not path.exists():
         raise SourceError(f"data.source={text!r}: does not exist; use {_FORMS}")
     if path.suffix.lower() != ".zip" or not is_zipfile(path):
-        raise SourceError(f"data.source={text!r}: is no zip archive; use {_FORMS}")
+        raise SourceError(f"data.source={text!r}: is a file but no zip archive; use {_FORMS}")
     return ZipSource(path)
 
 

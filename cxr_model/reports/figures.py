@@ -100,9 +100,13 @@ def learning_rate_curve(history: pd.DataFrame) -> Figure:
 
 @styled
 def confusion_figure(confusion_CC: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Counts and share of each row (a true class); the shade is the share."""
+    """Counts and share of each row (a true class); the shade is the share.
+
+    A class without films has no share.
+    """
     counts = np.array(confusion_CC)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    films_C1 = counts.sum(axis=1, keepdims=True)
+    share = counts / np.maximum(films_C1, 1)
     side = max(WIDTH, 0.5 * len(classes) + 1.2)
     figure = Figure(figsize=(side, 0.92 * side), layout="constrained")
     axes = figure.add_subplot()
@@ -111,7 +115,7 @@ def confusion_figure(confusion_CC: Sequence[Sequence[int]], classes: Sequence[st
         color = "white" if share[row, column] > 0.55 else INK
         size = 12 if len(classes) <= 5 else 7
         axes.text(column, row - 0.1, f"{count}", ha="center", va="center", color=color, size=size)
-        percent = f"{100 * share[row, column]:.0f} %"
+        percent = f"{100 * share[row, column]:.0f} %" if films_C1[row, 0] else "–"
         axes.text(
             column, row + 0.2, percent, ha="center", va="center", color=color, size=0.7 * size
         )

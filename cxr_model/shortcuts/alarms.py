@@ -128,9 +128,8 @@ def verdict(
 ) -> str:
     """The audit's outcome in one sentence."""
     above = (
-        f"the model's balanced accuracy of {format_estimate(model)} is "
-        f"{format_estimate(headline)} above what the strongest evidence without lungs gives "
-        f"({strongest.title})"
+        f"the model's balanced accuracy, {format_estimate(model)}, less that of the strongest "
+        f"evidence without lungs ({strongest.title}) is {format_estimate(headline)}"
     )
     if not alarms and doubt:
         return f"No alarm by {len(RULES)} rules, but {doubt}; {above}."

@@ -36,7 +36,7 @@ def compare(
         manifests = [read_manifest(store, name) for name in (first, second)]
         names = [manifest.run_id for manifest in manifests]
         if names[0] == names[1]:
-            raise ConfigError(f"{names[0]}: is both runs; name two different ones")
+            raise ConfigError(f"{names[0]}: is named twice; name two different runs")
         folders = [
             RunFolder(fetch_run(store, run.run_id, settings.fetched_dir, _predictions_of(run)))
             for run in manifests

@@ -139,9 +139,10 @@ def evaluate(
     from tasks.named_model import find_model
     from tasks.registry import VERSION_FILES
     from tasks.run_store import require_unpublished
-    from tasks.sources import check_source
+    from tasks.sources import check_source, parse_source
 
     settings = Settings.from_environment()
+    parse_source(data)  # refused before a network is fetched
     if run_id:
         check_run_id(run_id)
     with open_store(settings) as store:

@@ -12,6 +12,7 @@ from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import DataError
 from cxr_model.external import evaluate_elsewhere, unseen_films
 from cxr_model.index import build_index, write_index
+from cxr_model.run_comparison import unseen_films as comparable_films
 from cxr_model.run_folder import RunFolder
 from cxr_model.summary import headline
 from tests.tiny_model import ALWAYS_ANSWER
@@ -93,6 +94,9 @@ def test_a_set_without_films_of_a_class_is_measured_and_says_so(
     told = [per_class[name]["sensitivity"]["value"] for name in present]
     assert found["holdout"]["balanced_accuracy"]["value"] == pytest.approx(sum(told) / len(told))
     assert f"No film here is of {', '.join(absent)}:" in run.report.read_text()
+    unseen = comparable_films(run, None)
+    assert len(unseen) == found["holdout"]["n"]
+    assert unseen["group"].notna().all()
 
 
 def test_nothing_new_and_unknown_classes_are_told(

@@ -157,7 +157,7 @@ def test_networks_without_films_or_classes_in_common_are_left_to_the_operator(
     far = judge(make_run("far", 0.95, films=range(280, 600)), champion)
     other = judge(make_run("other", 0.95, classes=["cat", "dog"]), champion)
     assert not far.promote
-    assert "20 films are in both holdouts, fewer than 30" in far.why
+    assert "20 films were unseen by both, fewer than 30" in far.why
     assert not other.promote
     assert "classes are cat, dog in one run and normal, covid in the other" in other.why
 

@@ -8,6 +8,7 @@ from cxr_model.errors import DataError
 from cxr_model.paired import compare_predictions
 from cxr_model.run_comparison import compare_runs, tell_comparison, unseen_films
 from cxr_model.run_folder import RunFolder, write_table
+from cxr_model.splits import EXTERNAL
 
 CLASSES = ["normal", "covid"]
 
@@ -39,9 +40,10 @@ def write_training(
     films: range = range(300),
     seed: int = 0,
     classes: list[str] = CLASSES,
+    split: str = "holdout",
 ) -> RunFolder:
     run = RunFolder(root)
-    predictions = table(share_right, films, seed, classes).assign(split="holdout")
+    predictions = table(share_right, films, seed, classes).assign(split=split)
     seen = table(1.0, range(900, 940), seed, classes).assign(split="validation")
     every = pd.concat([predictions, seen])
     write_table(run.predictions, every)
@@ -113,14 +115,22 @@ def test_of_a_cross_validation_the_films_of_the_first_repeat_count_by_patient_wh
         compare_runs(naive, grouped, draws=300, seed=0)
 
 
+def test_two_networks_are_compared_on_films_of_elsewhere(tmp_path: Path) -> None:
+    good = write_training(tmp_path / "good", 0.95, seed=1, split=EXTERNAL)
+    poor = write_training(tmp_path / "poor", 0.7, films=range(100, 500), seed=2, split=EXTERNAL)
+    found = compare_runs(good, poor, draws=300, seed=0)
+    assert (found["n"], found["num_groups"], found["protocol"]) == (200, 100, None)
+    assert found["balanced_accuracy"]["ci_low"] > 0
+
+
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     run = write_training(tmp_path / "run", 0.9)
     other = write_training(tmp_path / "other", 0.9, classes=["cat", "dog"])
     far = write_training(tmp_path / "far", 0.9, films=range(280, 600), seed=1)
     for second, message in (
         (other, "classes are normal, covid in one run and cat, dog in the other; compare runs of"),
-        (far, "20 films are in both holdouts, fewer than 30; compare runs on one data set"),
-        (RunFolder(tmp_path / "no"), "no: holds no predictions; name a training or a cross-valid"),
+        (far, "20 films were unseen by both, fewer than 30; compare runs on one data set"),
+        (RunFolder(tmp_path / "no"), "no: holds no predictions; name a training, a cross-valid"),
     ):
         with pytest.raises(DataError, match=message):
             compare_runs(run, second, draws=300, seed=0)

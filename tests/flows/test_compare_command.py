@@ -52,5 +52,7 @@ def test_two_published_runs_are_compared(shell: Shell, headline: dict[str, Any])
     shown = shell.ok("compare", "poor", "good")
     assert "good is better than poor on 80 films" in shown
     assert "right alone" in shown
-    assert "poor: is both runs; name two different ones" in shell.refused("compare", "poor", "poor")
+    assert "poor: is named twice; name two different runs" in shell.refused(
+        "compare", "poor", "poor"
+    )
     assert "page: holds no predictions; name a training" in shell.refused("compare", "good", "page")

@@ -79,7 +79,9 @@ def test_what_does_not_exist_is_told_with_all_forms(text: str) -> None:
 def test_a_file_that_is_no_zip_is_told(tmp_path: Path) -> None:
     for name in ("films.tar", "films.zip"):
         (tmp_path / name).write_text("no zip")
-        with pytest.raises(SourceError, match=rf"{name}': is no zip archive; use phantom"):
+        with pytest.raises(
+            SourceError, match=rf"{name}': is a file but no zip archive; use phantom"
+        ):
             parse_source(str(tmp_path / name))
 
 

@@ -115,10 +115,10 @@ def test_a_class_without_holdout_films_has_no_curve(draw: Callable[..., Figure])
     assert "undefined" in figure.legends[0].get_texts()[2].get_text()
 
 
-def test_confusion_cells_hold_counts_and_row_shares() -> None:
+def test_confusion_cells_hold_counts_and_shares_of_rows_with_films() -> None:
     axes = figures.confusion_figure([[9, 1], [0, 0]], ["a", "b"]).axes[0]
     texts = [text.get_text() for text in axes.texts]
-    assert texts == ["9", "90 %", "1", "10 %", "0", "0 %", "0", "0 %"]
+    assert texts == ["9", "90 %", "1", "10 %", "0", "–", "0", "–"]
 
 
 def test_architecture_names_each_part_with_shape_and_weights() -> None:
