@@ -26,6 +26,7 @@ from tasks.registry import (
     read_log,
     read_version,
     register_version,
+    require_whole,
     rollback_target,
 )
 from tasks.retries import storage_task
@@ -97,6 +98,7 @@ def roll_back(location: StoreLocation, model: str, who: str, why: str) -> Champi
                 read_champion(store, model)  # says what is missing
             # Asked anew where another decision came first: there is another one before it.
             version = read_version(store, model, rollback_target(read_log(store, model)))
+            require_whole(store, version)
             return promotion(current, version, who=who, why=why, action="rollback")
 
         return _decide_by_hand(store, model, choose)

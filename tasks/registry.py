@@ -255,6 +255,18 @@ def read_version(store: ObjectStore, model: str, run_id: str) -> Version:
         ) from error
 
 
+def require_whole(store: ObjectStore, version: Version) -> None:
+    """Raise ``StorageError`` where an object of the version is gone: it could not serve."""
+    folder = _version_key(version.model, version.run_id)
+    there = {stored.key for stored in store.list_objects(folder)}
+    for key in version.files:
+        if folder + key not in there:
+            raise StorageError(
+                f"{store.location.uri(folder + key)}: is gone; choose another version with "
+                "'cxr promote'"
+            )
+
+
 def find_version(store: ObjectStore, model: str = "", run_id: str = "") -> Version:
     """A version by name; without ``run_id`` the champion, without ``model`` the only model's."""
     if not model or not run_id:

@@ -11,6 +11,7 @@ import pytest
 from prefect.logging import disable_run_logger
 from prefect.testing.utilities import prefect_test_harness
 
+from cxr_model.errors import StorageError
 from cxr_model.run_folder import RunFolder
 from tasks.promotion import promote_by_hand, registry_lock, roll_back
 from tasks.registry import VERSION_FILES, read_log
@@ -53,6 +54,17 @@ def test_a_rollback_that_a_promotion_came_before_goes_back_to_the_one_before_tha
         monkeypatch.setattr(ObjectStore, "create", create_too_late)
         assert roll_back.fn(location, "cxr3", "somebody", "worse").run_id == "b"
     assert [each.run_id for each in read_log(strict_store, "cxr3")] == ["a", "b", "c", "b"]
+
+
+def test_a_rollback_to_weights_that_are_gone_is_refused(strict_store: ObjectStore) -> None:
+    location = strict_store.location
+    with disable_run_logger():
+        for run_id in "ab":
+            promote_by_hand.fn(location, "cxr3", run_id, "somebody", "better")
+        strict_store.delete("models/cxr3/versions/a/model/model.safetensors")
+        with pytest.raises(StorageError, match=r"safetensors: is gone; choose another version wi"):
+            roll_back.fn(location, "cxr3", "somebody", "worse")
+    assert [each.run_id for each in read_log(strict_store, "cxr3")] == ["a", "b"]
 
 
 @pytest.mark.slow
