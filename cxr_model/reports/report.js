@@ -202,6 +202,12 @@
       make("span", { className: "number", textContent: value.toFixed(3) }));
   };
 
+  const heatMapVerdict = () => {
+    const { method, state } = data.heat_map;
+    const shade = { passed: "right", failed: "wrong" }[state] ?? "open";
+    return make("p", { className: "tags" }, `${method} `, make("span", { className: `tag ${shade}`, textContent: state }));
+  };
+
   const card = (film) => {
     const pane = make("div", { className: "pane" });
     const picture = (src, className, alt) =>
@@ -219,7 +225,7 @@
       make("p", { className: "answer", textContent: `called ${names[film.predicted]}, is ${names[film.truth]}` }),
       make("ul", { className: "bars" }, ...listed.map((c) => bar(names[c], film.p[c], c === film.truth))),
       make("p", { className: "path code", textContent: film.path }),
-      ...(film.heat ? [make("p", { className: "n", textContent: `heat map: ${data.heat_map}` })] : []));
+      ...(film.heat ? [heatMapVerdict()] : []));
   };
 
   const showFilms = () => {

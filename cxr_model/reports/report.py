@@ -182,7 +182,10 @@ def _page_data(evidence: Evidence, holdout: _Holdout) -> dict[str, Any]:
             for each in points
         ],
         "abstain_below": reliability["risk_coverage"]["threshold"] if reliability else None,
-        "heat_map": state_in_words(evidence.method_verdicts()[SHOWN_METHOD]["passed"]),
+        "heat_map": {
+            "method": METHOD_TITLES[SHOWN_METHOD],
+            "state": state_in_words(evidence.method_verdicts()[SHOWN_METHOD]["passed"]),
+        },
         "films": [],
     }
 
