@@ -16,13 +16,11 @@ import os
 import re
 import struct
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +30,7 @@ import pandas as pd
 from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cxr_model.ahead import map_ahead
 from cxr_model.errors import DataError
 from cxr_model.grey_levels import to_8_bits
 
@@ -179,9 +178,14 @@ def build_cache(
         num_done, num_rows = len(intact), len(entries)
         if progress:
             progress(num_done, len(films))
-        work = list(zip(missing["sha256"], missing["path"], strict=True))
-        decode = partial(_read_film, root, size_px, color)
-        for chunk in _decode_chunks(work, decode, max(1, _CHUNK_BYTES // store.row_bytes)):
+        num_chunk = max(1, _CHUNK_BYTES // store.row_bytes)
+        decoded = map_ahead(
+            lambda film: (film[0], _read_film(root, size_px, color, *film)),
+            zip(missing["sha256"], missing["path"], strict=True),
+            num_threads=os.cpu_count() or 1,  # Pillow and hashlib let go of the GIL
+            num_ahead=2 * num_chunk,  # decoded while a chunk is written
+        )
+        while chunk := list(islice(decoded, num_chunk)):
             store.append(num_rows, chunk)
             num_rows += len(chunk)
             num_done += len(chunk)
@@ -283,21 +287,3 @@ def _ledger_lines(entries: list[tuple[str, int]], first_row: int) -> bytes:
         b"%s,%d,%08x\n" % (sha256.encode(), row, crc)
         for row, (sha256, crc) in enumerate(entries, start=first_row)
     )
-
-
-def _decode_chunks(
-    work: list[tuple[str, str]], decode: Callable[[str, str], Pixels], num_rows: int
-) -> Iterator[list[tuple[str, Pixels]]]:
-    """(SHA-256, pixels) in the order of ``work``, ``num_rows`` at a time, two chunks in memory."""
-    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow and hashlib let go of the GIL
-    queue: deque[list[tuple[str, Future[Pixels]]]] = deque()
-    try:
-        for start in range(0, len(work), num_rows):
-            chunk = work[start : start + num_rows]
-            queue.append([(sha256, pool.submit(decode, sha256, path)) for sha256, path in chunk])
-            if len(queue) == 2:
-                yield [(sha256, future.result()) for sha256, future in queue.popleft()]
-        for last in queue:
-            yield [(sha256, future.result()) for sha256, future in last]
-    finally:
-        pool.shutdown(cancel_futures=True)
