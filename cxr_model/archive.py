@@ -33,7 +33,8 @@ def extract_zip(archive: Path, folder: Path, *, max_bytes: int, max_files: int) 
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with ZipFile(archive) as file:
-            targets = checked_members(archive, file, max_bytes=max_bytes, max_files=max_files)
+            _check_limits(archive, file.infolist(), max_bytes, max_files)
+            targets = checked_members(archive, file)
             partial.mkdir(parents=True)
             for target, member in targets.items():
                 _inflate(file, member, partial / target)
@@ -54,11 +55,8 @@ def extract_zip(archive: Path, folder: Path, *, max_bytes: int, max_files: int) 
     return len(targets)
 
 
-def checked_members(
-    archive: Path, file: ZipFile, *, max_bytes: int, max_files: int
-) -> dict[PurePosixPath, ZipInfo]:
-    """The members of ``file`` by their relative paths, refused as ``extract_zip`` says."""
-    _check_limits(archive, file.infolist(), max_bytes, max_files)
+def checked_members(archive: Path, file: ZipFile) -> dict[PurePosixPath, ZipInfo]:
+    """The members of ``file`` by their relative paths; any that ``extract_zip`` refuses is."""
     return {
         target: member
         for member in file.infolist()

@@ -42,7 +42,9 @@ def draw_changes(
         size = torch.exp(uniform(math.log1p(config.scale)))
         # affine_grid counts from -1 to 1: a share of the side is twice that.
         across, down = uniform(2 * config.shift), uniform(2 * config.shift)
-        mirror = uniform(1).sign() if config.flip else torch.ones_like(angle)
+        mirror = torch.ones_like(angle)
+        if config.flip:
+            mirror = torch.where(uniform(1) < 0, -mirror, mirror)
         cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
         affine = [cos * mirror, -sin, across, sin * mirror, cos, down]
         affine_N23 = torch.stack(affine, dim=1).view(num, 2, 3)

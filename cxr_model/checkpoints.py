@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from cxr_model.errors import CheckpointMismatch
+from cxr_model.errors import CheckpointMismatch, StorageError
 from cxr_model.run_folder import atomic_path
 from cxr_model.trainer import State
 
 FORMAT_VERSION = 1
 _NUM_KEPT = 2
 # What torch.load raises on a damaged file.
-_DAMAGE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError)
+_DAMAGE = (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError)
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,19 @@ class Checkpoints:
     def latest(self) -> State | None:
         """The newest state that can be read, its tensors on the CPU; None where none is.
 
-        Raises ``CheckpointMismatch`` for one of other settings, films or another format.
+        Raises ``CheckpointMismatch`` for one of other settings, films or another format, and
+        ``StorageError`` where the disk does not give it.
         """
         for path in self.files():
             try:
                 saved = torch.load(path, map_location="cpu", weights_only=True)
                 version, identity = saved["format_version"], saved["identity"]
                 state: State = saved["state"]
+            except OSError as error:  # no damage: the files after it are not to be given up
+                raise StorageError(
+                    f"{path}: cannot be read ({error.strerror or error}); mend the disk, then "
+                    "resume"
+                ) from error
             except _DAMAGE as error:
                 log.warning("%s: cannot be read (%s); trying the one before", path, error)
                 continue

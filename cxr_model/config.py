@@ -30,6 +30,7 @@ class NetworkConfig:
     depths: tuple[int, ...] = (1, 1, 2)
     """Residual triples in each stage of ``cxresnet``."""
     dropout: Annotated[float, Bounds(least=0, below=1)] = 0.3
+    """Before the last layer of ``cxresnet``."""
 
     def __post_init__(self) -> None:
         check_bounds(self, "network")

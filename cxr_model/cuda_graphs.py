@@ -64,7 +64,9 @@ class GraphedGradients:
         assert self._kind is not None
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._draws)
-        with torch.cuda.graph(graph):
+        device = self._draws.device  # which need not be the current one
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
             loss = self._compute(pixels_NCHW, targets_B, *self._kind)
         gradients = [parameter.grad for parameter in self._parameters]
         return _Recorded(

@@ -29,18 +29,22 @@ def git_revision() -> str:
 
     Outside git what ``CXR_GIT_REVISION`` says, or ``unknown``.
     """
+    here = Path(__file__)
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+        # Installed below some other project's working tree, it is not of that one's commit.
+        _git("ls-files", "--error-unmatch", here.name, folder=here.parent)
+        answer = _git(
+            *("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"), folder=here.parent
         )
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("CXR_GIT_REVISION") or "unknown"
-    return answer.stdout.strip()
+    return answer.strip()
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+    ).stdout
 
 
 def environment_record(device: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class SourceError(CxrError):
 
 
 class StorageError(CxrError):
-    """Object storage that refuses, is away, or returns other bytes than were written."""
+    """Storage that refuses, is away, or returns other bytes than were written."""
 
 
 class StackError(CxrError):
@@ -41,7 +41,7 @@ class DivergenceError(CxrError):
 
 
 class OutOfMemory(CxrError):
-    """The training device cannot hold even one film's pass through the network."""
+    """The device cannot hold what has to pass through the network at once."""
 
 
 class DeviceError(CxrError):

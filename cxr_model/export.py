@@ -54,9 +54,12 @@ def export_model(
     That is the largest difference of a probability on ``films`` (N, S, S), or (N, S, S, 3),
     and on `NUM_NOISE` pictures of noise; None for safetensors, which is the run's own file and
     answers nothing. The run's ``model.json`` is written beside it, with the suffix ``.json``.
-    Raises ``ConfigError`` where a package is missing and ``ExportError`` where the answers
-    differ by more than `MOST_DIFFERENCE`; nothing is written then.
+    Raises ``ConfigError`` where a package is missing or ``path`` ends in .json, and
+    ``ExportError`` where the answers differ by more than `MOST_DIFFERENCE`; nothing is written
+    then.
     """
+    if path.suffix == ".json":
+        raise ConfigError(f"{path}: is where the classes go; name a file in {SUFFIXES[kind]}")
     difference = None
     with atomic_path(path) as temporary:
         if kind == "safetensors":

@@ -8,7 +8,7 @@ from pathlib import Path
 from zipfile import ZipFile, is_zipfile
 
 from cxr_model.archive import ZIP_DAMAGE, checked_members
-from cxr_model.data_config import DataConfig, LabelConfig
+from cxr_model.data_config import LabelConfig
 from cxr_model.errors import DataError, SourceError
 from cxr_model.labels import IMAGE_SUFFIXES, image_paths, is_image_path
 
@@ -88,15 +88,9 @@ def _films_at(path: Path, stack: ExitStack) -> list[FilmFile]:
 def _members(archive: Path, stack: ExitStack) -> list[FilmFile]:
     if not is_zipfile(archive):
         raise SourceError(f"{archive}: is no zip archive; fetch or pack it again")
-    limits = DataConfig()
     try:
         file = stack.enter_context(ZipFile(archive))
-        members = checked_members(
-            archive,
-            file,
-            max_bytes=int(limits.max_extracted_gb * 1e9),
-            max_files=limits.max_extracted_files,
-        )
+        members = checked_members(archive, file)  # read one by one: however many there are
     except ZIP_DAMAGE as error:
         raise SourceError(f"{archive}: is damaged ({error}); fetch or pack it again") from error
     infos = {str(path): member for path, member in members.items() if is_film(str(path))}

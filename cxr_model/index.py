@@ -47,8 +47,6 @@ _OF_ALL_FILMS = ("phash", "copies")  # found when all thumbnails are there
 _NOTHING = r"(?!)()"  # an expression that never matches
 _TYPES = {"width": "int64", "height": "int64", "jpeg_quality": "int64", "chroma": "float64"}
 _NUM_SHOWN = 3
-# Thumbnails are small enough for JPEG's coarsest scale, which still reads every byte and notices a
-# torn end.
 _GREY_MODES = ("1", "L", "LA")
 _LUMA = np.array([299, 587, 114]) / 1000  # ITU-R 601-2, as Pillow's conversion to grey
 _IJG_SUM = 3685  # of the 64 entries of the IJG's luminance table at quality 50

@@ -56,7 +56,13 @@ def find_films(
         films = [film for film in films if film.label not in config.drop]
     classes = order_classes((film.label for film in films), config)
     if not films:
-        raise DataError(f"{root}: labels.drop leaves no film; name fewer classes")
+        remedy = "labels.drop leaves no film; name fewer classes"
+        if config.mode == "csv" and not config.drop:
+            remedy = (
+                f"every label holds labels.separator={config.separator!r} and counts as several; "
+                "set another separator"
+            )
+        raise DataError(f"{root}: {remedy}")
     if every_class and len(classes) < 2:
         raise DataError(
             f"{root}: all {len(films)} films are of one class, {classes[0]!r}, and a classifier "

@@ -127,8 +127,8 @@ def num_parameters(network: nn.Module) -> int:
 def describe_layers(network: Network, *, in_channels: int, size_px: int) -> list[dict[str, Any]]:
     """The parts in the order they run, with the output shape ``[C, H, W]`` (or ``[C]``) of each.
 
-    Containers called ``stem``, ``stages`` and ``head`` are opened by one level; shapes are
-    read from a forward pass of one empty film.
+    A row is a child of the network, of ``stages`` each stage; shapes are read from a forward pass
+    of one empty film.
     """
     rows: list[dict[str, Any]] = []
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from cxr_model.ahead import map_ahead
 from cxr_model.cache import Pixels, decode_film, film_pixels, open_film
+from cxr_model.data_config import LabelConfig
 from cxr_model.errors import DataError
 from cxr_model.film_files import FilmFile
 from cxr_model.films import films_to_tensor, predict_logits
-from cxr_model.labels import IMAGE_SUFFIXES
+from cxr_model.labels import image_paths
 from cxr_model.model_files import Decision, ModelCard, load_model
 from cxr_model.network import Network
 from cxr_model.reliability.film_features import describe_films
@@ -152,12 +153,15 @@ def film_shape(card: ModelCard) -> tuple[int, ...]:
 
 
 def decode_folder(folder: Path | None, card: ModelCard, most: int = 64) -> Pixels:
-    """Up to ``most`` films below ``folder`` as the network takes them; none without a folder."""
+    """Up to ``most`` films from all parts of ``folder`` as the network takes them.
+
+    None without a folder; masks are no films.
+    """
     if folder is None:
         return np.empty((0, *film_shape(card)), dtype=np.uint8)
     color = cast(Literal["grey", "rgb"], card.color)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(image_paths(folder, LabelConfig().ignore))
     if not paths:
         raise DataError(f"{folder}: holds no image file; name a folder of films")
-    step = max(1, len(paths) // most)  # from all parts of the folder
-    return np.stack([decode_film(path, card.size_px, color) for path in paths[::step][:most]])
+    chosen = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)
+    return np.stack([decode_film(folder / paths[i], card.size_px, color) for i in chosen])

@@ -46,7 +46,8 @@ class TrainSummary:
 
     epochs: int
     best_epoch: int
-    best_validation_balanced_accuracy: float
+    best_validation_balanced_accuracy: float | None
+    """None where no film validates."""
     films_per_second: float
     """Training films a second, the median over epochs."""
     device: str
@@ -110,7 +111,9 @@ def train(
     return TrainSummary(
         epochs=config.training.epochs,
         best_epoch=trainer.best.epoch,
-        best_validation_balanced_accuracy=trainer.best.validation_balanced_accuracy,
+        best_validation_balanced_accuracy=(
+            trainer.best.validation_balanced_accuracy if films.validation else None
+        ),
         films_per_second=float(np.median([row.films_per_second for row in trainer.history])),
         device=device_name(device),
         precision=str(precision).removeprefix("torch."),

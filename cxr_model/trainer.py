@@ -40,7 +40,7 @@ class EpochRecord:
     """One row of ``history.csv``; times are wall-clock seconds.
 
     The training loss is the one descended: augmented films, weighted by class, smoothed
-    labels, mean over batches. The validation loss is plain cross-entropy, mean over films.
+    labels, mean over films. The validation loss is plain cross-entropy, mean over films.
     Without validation films its figures are NaN.
     """
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_model.config import ExplainConfig
+from cxr_model.films import films_at_once
 from cxr_model.network import Network
 
 Map = NDArray[np.float32]
@@ -46,7 +47,7 @@ _SHAP_SAMPLES = 12
 
 def batch_size(x_NCHW: Tensor) -> int:
     """On a CPU small batches stay in its cache: 16 films were a third faster than 64."""
-    return 256 if x_NCHW.is_cuda else 16
+    return films_at_once(256 if x_NCHW.is_cuda else 16, x_NCHW.shape[-1])
 
 
 def occlusion_maps(network: nn.Module, x_1CHW: Tensor, *, window_px: int, stride_px: int) -> Tensor:
@@ -86,7 +87,7 @@ def integrated_gradients_maps(
     """
     tunnel = NoiseTunnel(IntegratedGradients(network))
     parts = []
-    with captum_noise(seed):
+    with captum_noise(seed, x_NCHW.device):
         for x, targets in _split(x_NCHW, targets_N, copies):
             maps, deltas = tunnel.attribute(
                 x,
@@ -110,7 +111,7 @@ def gradient_shap_maps(
     Lundberg & Lee 2017, arXiv:1705.07874.
     """
     parts = []
-    with captum_noise(seed):
+    with captum_noise(seed, x_NCHW.device):
         for x, targets in _split(x_NCHW, targets_N, _SHAP_SAMPLES):
             maps, deltas = GradientShap(network).attribute(
                 x,
@@ -139,10 +140,11 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def captum_noise(seed: int) -> Iterator[None]:
+def captum_noise(seed: int, device: torch.device) -> Iterator[None]:
     """Captum draws from the global generators only: seeded here, and put back as they were."""
     state = np.random.get_state()
-    with torch.random.fork_rng():
+    # Of all devices there are it would wake those that other runs use.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         np.random.seed(seed)
         try:

@@ -240,7 +240,7 @@ def _stability_checks(
         return (cells(explain(network, x[0], target, seed)[0], SIDE),)
 
     repeated = spearman(with_noise(seed + 1), with_noise(seed + 2))
-    with captum_noise(seed):
+    with captum_noise(seed, films.x_NCHW.device):
         sensitivity = sensitivity_max(
             cells_of,
             films.x_NCHW,

@@ -172,7 +172,7 @@ def _check(
         x_NCHW=source.prepare(pixels),
         targets_N=source.targets(names),
         groups_N=chosen["path"].map(group_of).to_numpy(dtype=str),
-        lungs_NHW=np.stack([lung_field(_grey(film)) for film in pixels]),
+        lungs_NHW=np.stack([lung_field(film) for film in pixels]),
         lesions_NHW=np.stack([nowhere if mask is None else mask for mask in lesions]),
     )
 
@@ -227,7 +227,3 @@ def read_mask(path: Path, size_px: int) -> NDArray[np.bool_]:
     with Image.open(path) as image:
         small = image.convert("L").resize((size_px, size_px), Image.Resampling.BOX)
     return np.asarray(small) >= 128
-
-
-def _grey(film: Pixels) -> Pixels:
-    return film if film.ndim == 2 else np.asarray(Image.fromarray(film).convert("L"))

@@ -42,14 +42,15 @@ _DARKEST, _BRIGHTEST, _PLACE = 0.5, -1.2, 1.6
 _LUNG_SHARES = (0.08, 0.64)  # of half a film; anything else is no lung
 
 
-def lung_field(pixels_HW: NDArray[np.uint8]) -> Mask:
+def lung_field(pixels: NDArray[np.uint8]) -> Mask:
     """Both lungs, heart and mediastinum left out, as a mask (H, W) of the film's size.
 
-    ``pixels_HW`` are grey values of an upright frontal film, dense tissue bright, squashed to
-    a square or not. Where one half shows nothing like a lung (a blank film, one that is white
-    all over), the usual outline stands in its place, so a mask is never empty.
+    ``pixels`` (H, W), or (H, W, 3) of which the luma counts, are those of an upright frontal
+    film, dense tissue bright, squashed to a square or not. Where one half shows nothing like a
+    lung (a blank film, one that is white all over), the usual outline stands in its place, so a
+    mask is never empty.
     """
-    small = Image.fromarray(pixels_HW).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    small = Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
     grey = ndimage.gaussian_filter(np.asarray(small, dtype=np.float64), _SMOOTHING * _SIDE)
     place, middle = usual_place(), _SIDE // 2
     air = np.concatenate(
@@ -64,7 +65,7 @@ def lung_field(pixels_HW: NDArray[np.uint8]) -> Mask:
         [_lung(score[:, half], place[:, half]) for half in (slice(middle), slice(middle, None))],
         axis=1,
     )
-    size = (pixels_HW.shape[1], pixels_HW.shape[0])
+    size = (pixels.shape[1], pixels.shape[0])
     image = Image.fromarray(np.uint8(255 * mask)).resize(size, Image.Resampling.BILINEAR)
     return np.asarray(image) >= 128
 

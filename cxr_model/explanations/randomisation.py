@@ -24,9 +24,10 @@ SIDE = 24  # maps are compared as means over so many cells a side: grain is no a
 
 
 def cascade(network: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module]]:
-    """Copies of ``network``, each with one more part drawn anew from the head down.
+    """A copy of ``network``, in which one more part is drawn anew at each step, head first.
 
-    Yields the part's name and the copy; the last has no learnt weight left. Parts are the
+    Yields the part's name and the copy, always the same one; in the end it has no learnt weight
+    left. Parts are the
     network's children, with ``stages`` and ``body`` opened; above eight, neighbours go together.
     """
     randomised = copy.deepcopy(network)

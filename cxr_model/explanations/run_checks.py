@@ -46,9 +46,9 @@ def choose_checked(predictions: pd.DataFrame, config: ExplainConfig) -> pd.DataF
     films = predictions[predictions["split"] == "holdout"]
     rng = np.random.default_rng(config.seed + 1)
     order = [
-        (place, films.index[films["label"] == label][row])
-        for label in sorted(films["label"].unique())
-        for place, row in enumerate(rng.permutation(int((films["label"] == label).sum())))
+        (place, index)
+        for _, of_label in films.groupby("label")  # sorted by it
+        for place, index in enumerate(rng.permutation(of_label.index))
     ]
     taken = [index for _, index in sorted(order)[: config.checked_films]]
     return films.loc[taken].sort_values(["label", "path"])

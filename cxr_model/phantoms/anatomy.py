@@ -3,7 +3,7 @@
 Everything is laid out in body coordinates: x from -1 (left edge of the film, the patient's
 right) to 1, y from -1 (top) to 1, so that one pose (rotation, scale, shift) moves the whole
 patient. Layers are float32 arrays (height, width); their sum is the attenuation that
-``phantom_drawing`` exposes to a film. A bright pixel is a dense one, as on a real film.
+`drawing` exposes to a film. A bright pixel is a dense one, as on a real film.
 """
 
 from dataclasses import dataclass

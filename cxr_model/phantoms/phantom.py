@@ -2,7 +2,7 @@
 
 It stands in for a real image set wherever none is at hand, and on request it carries known
 faults (duplicates, broken files, wrong labels, a marker that gives the class away), so that
-tests can prove that the audits find them. The drawing itself is ``phantom_drawing``.
+tests can prove that the audits find them. The drawing itself is `drawing`.
 """
 
 import io
@@ -83,6 +83,7 @@ def write_phantoms(
         _write_plants(temporary, config, plan.truth)
         manifest["truth"] = asdict(plan.truth)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        os.sync()  # the manifest says that the films are there
         temporary.replace(root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

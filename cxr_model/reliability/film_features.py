@@ -30,29 +30,41 @@ def describe_films(
     The features are the mean and the spread of each channel of the second convolution, the
     mean of each channel of the last feature map, and `pixel_statistics`.
     """
-    early_ND: list[Tensor] = []
-    late_ND: list[Tensor] = []
+    described = _Described(network)
     pixels_ND: list[Tensor] = []
-
-    def read_early(_: nn.Module, __: object, map_NDhw: Tensor) -> None:
-        early_ND.append(torch.cat([map_NDhw.mean((2, 3)), map_NDhw.std((2, 3))], dim=1))
-
-    def read_late(_: nn.Module, __: object, map_NDhw: Tensor) -> None:
-        late_ND.append(map_NDhw.mean((2, 3)))
 
     def read_pixels() -> Iterator[Tensor]:
         for pixels_NCHW in batches:
             pixels_ND.append(pixel_statistics(pixels_NCHW))
             yield pixels_NCHW
 
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    with (
-        _hooked(convolutions[1], read_early),
-        _hooked(network.last_feature_map, read_late),
-    ):
-        logits_NC = predict_logits(network, read_pixels(), normalisation)
-    parts = [torch.cat(part_ND) for part_ND in (early_ND, late_ND, pixels_ND)]
-    return logits_NC, cast(NDArray[np.float64], torch.cat(parts, dim=1).double().cpu().numpy())
+    both_ND = predict_logits(described, read_pixels(), normalisation)
+    logits_NC, maps_ND = both_ND.tensor_split([described.num_classes], dim=1)
+    features_ND = torch.cat([maps_ND, torch.cat(pixels_ND)], dim=1)
+    return logits_NC, cast(NDArray[np.float64], features_ND.double().cpu().numpy())
+
+
+class _Described(nn.Module):
+    """A network that gives what its maps hold behind its logits, for the very films it answers."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = 0  # until it has answered
+        self.train(network.training)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        convolutions = [part for part in self.network.modules() if isinstance(part, nn.Conv2d)]
+        seen: dict[str, Tensor] = {}
+        with (
+            _kept(convolutions[1], seen, "early"),
+            _kept(self.network.last_feature_map, seen, "late"),
+        ):
+            logits_NC = self.network(x_NCHW)
+        self.num_classes = logits_NC.shape[1]
+        early_NDhw, late_NDhw = seen["early"], seen["late"]
+        early_ND = [early_NDhw.mean((2, 3)), early_NDhw.std((2, 3))]
+        return torch.cat([logits_NC, *early_ND, late_NDhw.mean((2, 3))], dim=1)
 
 
 def pixel_statistics(pixels_NCHW: Tensor) -> Tensor:
@@ -75,8 +87,8 @@ def pixel_statistics(pixels_NCHW: Tensor) -> Tensor:
 
 
 @contextmanager
-def _hooked(module: nn.Module, hook: object) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)  # type: ignore[arg-type]
+def _kept(module: nn.Module, seen: dict[str, Tensor], name: str) -> Iterator[None]:
+    handle = module.register_forward_hook(lambda *call: seen.update({name: call[2]}))
     try:
         yield
     finally:

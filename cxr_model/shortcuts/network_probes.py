@@ -23,7 +23,6 @@ from cxr_model.shortcuts.retrain import retrain
 from cxr_model.shortcuts.scores import Array, Probe, one_hot
 from cxr_model.shortcuts.standardise import mean_histogram, standardised_films
 from cxr_model.shortcuts.subject import Subject
-from cxr_model.shortcuts.views import find_lungs
 
 _BATCH = 64
 
@@ -49,9 +48,8 @@ def hidden_probes(subject: Subject) -> list[Probe]:
     """The network, not trained for it, on films of which each view hides a part."""
     called: dict[str, list[Array]] = {view.name: [] for view in subject.views}
     for pixels_BCHW in subject.films["holdout"].batches():
-        lungs_BHW = find_lungs(pixels_BCHW)
         for view in subject.views:
-            hidden_BCHW = view.hide(pixels_BCHW, lungs_BHW, subject.grey)
+            hidden_BCHW = view.hide(pixels_BCHW, subject.grey)
             called[view.name].append(subject.call([hidden_BCHW]))
     return [
         Probe(
@@ -152,8 +150,8 @@ def retrained_probes(subject: Subject, config: RunConfig) -> tuple[list[Probe], 
         log.info("shortcuts: a network is %s", title)
         try:
             called_N = retrain(config, subject.card, films, holdout, view)
-        except (DivergenceError, OutOfMemory) as error:
-            left_out.append(f"{title}: {error}")
+        except (DivergenceError, OutOfMemory, torch.OutOfMemoryError) as error:
+            left_out.append(f"{title}: {str(error).splitlines()[0]}")
             log.warning("probe left out: %s", left_out[-1])
             continue
         probes.append(

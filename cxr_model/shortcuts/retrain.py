@@ -9,17 +9,20 @@ from cxr_model.films import FilmSet, predict_logits
 from cxr_model.model_files import ModelCard
 from cxr_model.network import build_network
 from cxr_model.shortcuts.scores import Array
-from cxr_model.shortcuts.views import View, find_lungs
+from cxr_model.shortcuts.views import View
 from cxr_model.trainer import Trainer
 
 
 def hide_part(films: FilmSet, view: View, grey: int) -> FilmSet:
-    """A set of its own, in the memory of the films' device, with the view's part hidden."""
-    hidden = [
-        view.hide(pixels_BCHW, find_lungs(pixels_BCHW), grey) for pixels_BCHW in films.batches()
-    ]
-    pixels_NCHW = torch.cat(hidden)
-    rows_N = torch.arange(len(films), device=pixels_NCHW.device)
+    """A set of its own, in the memory that holds the films' pixels, with the view's part hidden."""
+    seen = films.pixels_NCHW
+    pixels_NCHW = seen.new_empty((len(films), *seen.shape[1:]))
+    start = 0
+    for pixels_BCHW in films.batches():
+        end = start + len(pixels_BCHW)
+        pixels_NCHW[start:end] = view.hide(pixels_BCHW, grey)
+        start = end
+    rows_N = torch.arange(len(films), device=seen.device)
     return FilmSet(pixels_NCHW=pixels_NCHW, rows_N=rows_N, targets_N=films.targets_N)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from cxr_model.bootstrap import Bootstrap
@@ -18,7 +17,7 @@ from cxr_model.model_files import ModelCard, load_model
 from cxr_model.network import Network
 from cxr_model.run_folder import RunFolder
 from cxr_model.shortcuts.scores import Array
-from cxr_model.shortcuts.views import View, find_lungs, views_of
+from cxr_model.shortcuts.views import View, views_of
 from cxr_model.splits import read_splits
 from cxr_model.stages import load_split
 
@@ -53,8 +52,7 @@ class Subject:
 
     @cached_property
     def views(self) -> tuple[View, ...]:
-        lungs = [find_lungs(pixels_BCHW) for pixels_BCHW in self.films["train"].batches()]
-        return views_of(torch.cat(lungs))
+        return views_of(self.films["train"])
 
     @property
     def grey(self) -> int:

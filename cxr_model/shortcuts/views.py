@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cxr_model.ahead import map_ahead
 from cxr_model.explanations.lung_field import lung_field
+from cxr_model.films import FilmSet
 from cxr_model.shortcuts.scores import Evidence
 
 BORDER = 0.85
@@ -34,19 +35,20 @@ class View:
     box: Box | None
     """Hidden in every film; None: all outside of the film's lung field is."""
 
-    def hide(self, pixels_BCHW: Tensor, lungs_BHW: Tensor, grey: int) -> Tensor:
-        """A copy of uint8 films (B, C, H, W) with the part hidden; ``lungs_BHW`` is bool."""
-        hidden_BHW = self.hidden(lungs_BHW).to(pixels_BCHW.device)
+    def hide(self, pixels_BCHW: Tensor, grey: int) -> Tensor:
+        """A copy of uint8 films (B, C, H, W) with the part hidden."""
+        hidden_BHW = self.hidden(pixels_BCHW).to(pixels_BCHW.device)
         return pixels_BCHW.masked_fill(hidden_BHW.unsqueeze(1), grey)
 
-    def hidden(self, lungs_BHW: Tensor) -> Tensor:
-        """True where a film is hidden (B, H, W)."""
+    def hidden(self, pixels_BCHW: Tensor) -> Tensor:
+        """True where a film is hidden, (B, H, W), or (1, H, W) where all films' parts are one."""
         if self.box is None:
-            return ~lungs_BHW
-        top, bottom, left, right = (round(lungs_BHW.shape[-1] * edge) for edge in self.box)
-        hidden = torch.zeros_like(lungs_BHW)
-        hidden[:, top:bottom, left:right] = True
-        return hidden
+            return ~find_lungs(pixels_BCHW)
+        side = pixels_BCHW.shape[-1]
+        top, bottom, left, right = (round(side * edge) for edge in self.box)
+        hidden_1HW = torch.zeros((1, side, side), dtype=torch.bool)
+        hidden_1HW[:, top:bottom, left:right] = True
+        return hidden_1HW
 
 
 def _centre(side: float) -> Box:
@@ -54,16 +56,16 @@ def _centre(side: float) -> Box:
     return first, 1 - first, first, 1 - first
 
 
-def no_lungs(lungs_NHW: Tensor) -> View:
-    """The box that holds the lung fields of all these films, bool (N, H, W), is hidden.
+def no_lungs(lungs_HW: Tensor) -> View:
+    """The box that holds the lung field of any film, bool (H, W), is hidden.
 
     What is dense enough to be left out of a lung field (a consolidation, for one) lies inside
     of it.
     """
     edges: list[float] = []
-    for axis in (2, 1):
-        places = torch.nonzero(lungs_NHW.any(dim=0).any(dim=axis - 1)).flatten()
-        edges += [int(places[0]) / lungs_NHW.shape[-1], (int(places[-1]) + 1) / lungs_NHW.shape[-1]]
+    for axis in (1, 0):
+        places = torch.nonzero(lungs_HW.any(dim=axis)).flatten()
+        edges += [int(places[0]) / lungs_HW.shape[-1], (int(places[-1]) + 1) / lungs_HW.shape[-1]]
     top, bottom, left, right = edges
     return View(
         name="no-lungs",
@@ -105,14 +107,18 @@ _FIXED = (
 )
 
 
-def views_of(lungs_NHW: Tensor) -> tuple[View, ...]:
-    """Every view, of a run whose training films have these lung fields, bool (N, H, W)."""
-    return *_FIXED, no_lungs(lungs_NHW)
+def views_of(train: FilmSet) -> tuple[View, ...]:
+    """Every view, of a run with these films to train on."""
+    lungs_HW = torch.zeros(train.pixels_NCHW.shape[2:], dtype=torch.bool)
+    for pixels_BCHW in train.batches():
+        lungs_HW |= find_lungs(pixels_BCHW).any(dim=0)
+    return *_FIXED, no_lungs(lungs_HW)
 
 
 def find_lungs(pixels_NCHW: Tensor) -> Tensor:
     """The lung field of each uint8 film as bool (N, H, W), on the CPU."""
-    grey_NHW = pixels_NCHW.float().mean(dim=1).byte().cpu().numpy()
+    is_grey = pixels_NCHW.shape[1] == 1
+    films = (pixels_NCHW[:, 0] if is_grey else pixels_NCHW.permute(0, 2, 3, 1)).cpu().numpy()
     num_threads = os.cpu_count() or 1  # SciPy's filters let go of the GIL
-    fields = map_ahead(lung_field, grey_NHW, num_threads=num_threads, num_ahead=2 * num_threads)
+    fields = map_ahead(lung_field, films, num_threads=num_threads, num_ahead=2 * num_threads)
     return torch.from_numpy(np.stack(list(fields)))

@@ -18,7 +18,7 @@ from cxr_model.averaging import average_weights
 from cxr_model.cache import FilmCache
 from cxr_model.checkpoints import Checkpoints
 from cxr_model.config import RunConfig, TrainingConfig
-from cxr_model.errors import ConfigError
+from cxr_model.errors import ConfigError, StorageError
 from cxr_model.index import write_index
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, sha256_file
@@ -60,6 +60,19 @@ def test_a_damaged_state_is_told_and_the_one_before_is_taken(
     assert found is not None
     assert found["epoch"] == 1
     assert "step-00000002.pt: cannot be read" in caplog.text
+
+
+def test_a_disk_that_does_not_give_a_state_ends_the_training_and_costs_no_file(
+    tmp_path: Path,
+) -> None:
+    checkpoints = Checkpoints(tmp_path, "id")
+    checkpoints.save(state(1), 1)
+    (tmp_path / "step-00000002.pt").mkdir()  # whoever runs this: it cannot be read as a file
+    with pytest.raises(
+        StorageError, match=r"step-00000002\.pt: cannot be read \(.*; mend the disk"
+    ):
+        checkpoints.latest()
+    assert len(checkpoints.files()) == 2
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:

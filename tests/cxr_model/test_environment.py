@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,18 @@ def test_the_revision_is_unknown_where_git_does_not_answer(
     monkeypatch.delenv("CXR_GIT_REVISION", raising=False)
     assert git_revision() == "unknown"
     monkeypatch.setenv("CXR_GIT_REVISION", "0123abc")  # as an image knows it
+    assert git_revision() == "0123abc"
+
+
+def test_a_copy_below_another_projects_tree_is_not_of_its_commit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    installed = tmp_path / ".venv" / "environment.py"
+    installed.parent.mkdir()
+    installed.touch()
+    monkeypatch.setattr(environment, "__file__", str(installed))
+    monkeypatch.setenv("CXR_GIT_REVISION", "0123abc")
     assert git_revision() == "0123abc"
 
 

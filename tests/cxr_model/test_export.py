@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cxr_model.config import NETWORKS, NetworkConfig, NetworkName
-from cxr_model.errors import ExportError
+from cxr_model.errors import ConfigError, ExportError
 from cxr_model.export import SUFFIXES, Format, export_model
 from cxr_model.model_files import ModelCard, save_model
 from cxr_model.network import build_network, network_arguments
@@ -55,6 +55,15 @@ def test_onnx_answers_as_pytorch_for_any_number_of_films_and_every_network(
         films = np.zeros((num, 1, 64, 64), dtype=np.uint8)
         (probabilities,) = session.run(None, {"films": films})
         np.testing.assert_allclose(probabilities.sum(axis=1), np.ones(num), rtol=1e-5)
+
+
+def test_a_network_is_not_written_where_its_card_goes(tmp_path: Path) -> None:
+    run = saved_run(tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match=r"net\.json: is where the classes go; name a file in \.pt"
+    ):
+        export_model(run, "torchscript", tmp_path / "net.json", FILMS)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_safetensors_come_with_the_card_that_rebuilds_the_network(tmp_path: Path) -> None:

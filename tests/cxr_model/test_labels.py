@@ -206,3 +206,6 @@ def test_films_of_several_findings_and_dropped_classes_are_left_out(
     assert [film.path for film in found] == ["a.png", "b.png"]
     everything = LabelConfig(mode="csv", csv="table.csv", drop=list(labels.values()))
     refuse(tmp_path / "films", everything, "labels.drop leaves no film")
+    apart = LabelConfig(mode="csv", csv="table.csv", separator="f")
+    (tmp_path / "films/table.csv").write_text("path,label\nb.png,Effusion")
+    refuse(tmp_path / "films", apart, "every label holds labels.separator='f'")

@@ -14,7 +14,7 @@ from PIL import Image
 from cxr_model.errors import DataError, StorageError
 from cxr_model.explanations.overlays import overlay_name, write_overlays
 from cxr_model.film_files import FilmFile
-from cxr_model.predict import Predictor, score
+from cxr_model.predict import Predictor, decode_folder, score
 from cxr_model.reliability.calibration import temper
 from cxr_model.run_folder import RunFolder, sha256_file
 from tests.tiny_model import ALWAYS_ANSWER
@@ -136,6 +136,18 @@ def test_each_film_that_decodes_gets_a_small_overlay_of_its_name(
         assert path.stat().st_size < 30_000
         with Image.open(path) as image:
             assert (image.mode, image.size) == ("RGB", (256, 256))
+
+
+def test_films_to_compare_on_come_from_all_parts_of_a_folder(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    for name in [*(f"a/{i:02}" for i in range(20)), *(f"b/{i:02}" for i in range(12)), "masks/a/0"]:
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 200 if name[0] == "b" else 100).save(path)
+    found = decode_folder(tmp_path, predictor.card, most=16)
+    assert [int((found[:, 0, 0] == grey).sum()) for grey in (100, 200)] == [10, 6]
+    assert len(decode_folder(tmp_path, predictor.card)) == 32
 
 
 def test_films_of_one_name_have_overlays_of_their_own() -> None:

@@ -175,6 +175,18 @@ def test_the_same_settings_give_the_same_weights_and_figures(
     assert _metrics(again)["holdout"] == _metrics(run)["holdout"]
 
 
+def test_a_training_without_films_to_validate_on_tells_of_no_figure(
+    root: Path, config: RunConfig, cache: FilmCache, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path)
+    splits = assign_splits(build_index(root, config.data, config.labels), config.split)
+    write_splits(splits[splits["split"] != "validation"], run.splits)
+    config = replace(config, training=replace(config.training, epochs=1))
+    summary = train(run, "r1", config, cache, lambda _: None)
+    assert summary.best_validation_balanced_accuracy is None
+    assert json.dumps(asdict(summary), allow_nan=False)
+
+
 def test_training_needs_no_orchestration() -> None:
     """A bare GPU machine has PyTorch, and neither Prefect nor what belongs to it."""
     code = (
