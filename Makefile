@@ -47,6 +47,7 @@ down: setup
 	$(BIN)/cxr down
 
 # Pins only, no addresses: the lock serves any package index.
-lock:
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+lock: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--fork-strategy fewest --no-header --no-annotate --upgrade --quiet -o requirements.lock

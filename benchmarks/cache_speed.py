@@ -15,35 +15,36 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
 from benchmarks.prepare import Prepared
+from benchmarks.published import seed_films
 from benchmarks.rounds import films_per_second, result
 from cxr_model.cache import build_cache
+from cxr_model.data_config import DataConfig
 
 
-def measure_cache(prepared: Prepared, size_px: int, *, rounds: int) -> dict[str, Any]:
+def measure_cache(prepared: Prepared, data: DataConfig, *, rounds: int) -> dict[str, Any]:
     """Rates and ratios over the readable films, each round into a new folder."""
+    size_px, color = data.size_px, data.color
+    mode = "L" if color == "grey" else "RGB"
     root, films = prepared.root, prepared.films.drop_duplicates("sha256")
     paths = [root / path for path in films["path"]]
 
     def here() -> int:
         with tempfile.TemporaryDirectory() as folder:
-            report = build_cache(root, films, Path(folder), size_px=size_px, color="grey")
+            report = build_cache(root, films, Path(folder), size_px=size_px, color=color)
         return report.num_written
 
     def decode(path: Path) -> None:
         with Image.open(path) as image:
-            image.draft("L", (size_px, size_px))
-            image.convert("L").resize((size_px, size_px), Image.Resampling.BILINEAR)
+            image.draft(mode, (size_px, size_px))
+            image.convert(mode).resize((size_px, size_px), Image.Resampling.BILINEAR)
 
     def limit() -> int:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return len(list(pool.map(decode, paths)))
 
-    steps = [transforms.Resize((size_px, size_px)), transforms.ToTensor()]
-    folder = ImageFolder(str(root), transforms.Compose(steps))
+    folder = seed_films(prepared, size_px)
 
     def seeds_way() -> int:
         return sum(1 for _ in map(folder.__getitem__, range(len(folder))))

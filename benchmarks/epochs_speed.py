@@ -1,9 +1,9 @@
 """A whole training with validation after each epoch, on a set of the curated one's size.
 
 5,525 films to train on and 1,842 to validate on are what three quarters and one quarter of
-the curated set (Sait et al. 2020) come to, duplicates left out; ``--data phantom:7367``
-draws as many, ``--data phantom:614 --times 12`` draws 614 and copies them. A training of its
-first epochs, in all sizes of films, that is then thrown away warms up.
+the curated set (Sait et al. 2020) come to, duplicates left out; ``--data phantom:7368`` draws
+one more to train on, ``--data phantom:614 --times 12`` draws 614 and copies them to as many. A
+training of its first epochs, in all sizes of films, that is then thrown away warms up.
 """
 
 import time

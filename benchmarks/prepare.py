@@ -94,6 +94,7 @@ def save_untrained(films: Prepared, config: RunConfig, folder: Path) -> RunFolde
 
 def prepare(config: RunConfig, work: Path) -> Prepared:
     """Index and cache the films of a folder, or phantoms, below ``work``."""
+    resolve_device(config.training.device)  # refused before minutes of work
     kind, _, rest = config.data.source.partition(":")
     if kind == "phantom":
         root = work / "phantoms"

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +11,29 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from benchmarks.prepare import Prepared
+from cxr_model.errors import DataError
+
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def seed_films(root: Path, size_px: int) -> ImageFolder:
+def image_folder(films: Prepared, steps: list[Any]) -> ImageFolder:
+    """The films as torchvision reads them; ``DataError`` where it would read others than we do."""
+    try:
+        found = ImageFolder(str(films.root), transforms.Compose(steps))
+    except FileNotFoundError as error:  # a folder without pictures is a class to it
+        raise DataError(f"{films.root}: {error}; the references want a folder a class") from error
+    if len(found) != len(films.films):
+        raise DataError(
+            f"{films.root}: the references would read {len(found)} films, of which "
+            f"{len(films.films)} can be used; move the others away ('cxr audit' lists them)"
+        )
+    return found
+
+
+def seed_films(films: Prepared, size_px: int) -> ImageFolder:
     """The seed project's: the whole film decoded, three channels, resized, from 0 to 1."""
-    steps = [transforms.Resize((size_px, size_px)), transforms.ToTensor()]
-    return ImageFolder(str(root), transforms.Compose(steps))
+    return image_folder(films, [transforms.Resize((size_px, size_px)), transforms.ToTensor()])
 
 
 def seed_batches(films: Dataset[Any], batch_size: int) -> Batches:
@@ -29,7 +44,7 @@ def seed_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(network.parameters(), 1e-3)
 
 
-def torchvision_batches(root: Path, size_px: int, batch_size: int) -> DataLoader[Any]:
+def torchvision_batches(films: Prepared, size_px: int, batch_size: int) -> DataLoader[Any]:
     """Its reference transforms for training, decoded by a worker process a core."""
     steps = [
         transforms.RandomResizedCrop(size_px),
@@ -39,7 +54,7 @@ def torchvision_batches(root: Path, size_px: int, batch_size: int) -> DataLoader
         transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ]
     return DataLoader(
-        ImageFolder(str(root), transforms.Compose(steps)),
+        image_folder(films, steps),
         batch_size,
         shuffle=True,
         drop_last=True,

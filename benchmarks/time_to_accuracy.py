@@ -71,7 +71,7 @@ def _train_the_seeds_way(
         NetworkConfig(name="seed-resnet"), in_channels=3, num_classes=len(prepared.classes)
     )
     network: nn.Module = build_network(arguments, torch.Generator().manual_seed(0)).to(device)
-    films = seed_films(prepared.root, _SEED_SIZE_PX)
+    films = seed_films(prepared, _SEED_SIZE_PX)
     paths = [Path(path).relative_to(prepared.root).as_posix() for path, _ in films.samples]
     outside = np.array([path in held_out for path in paths])
     optimizer = seed_optimizer(network)

@@ -35,7 +35,7 @@ from benchmarks.published import (
     train_as_published,
 )
 from benchmarks.rounds import Contestant, films_per_second, result
-from cxr_model.config import NetworkConfig, NetworkName, RunConfig
+from cxr_model.config import NetworkName, RunConfig
 from cxr_model.device import resolve_device, resolve_precision
 from cxr_model.schedule import make_optimizer
 from cxr_model.trainer import Trainer
@@ -50,7 +50,9 @@ def measure_training(
     networks: tuple[NetworkName, ...] = ("cxresnet", "seed-resnet", "resnet18")
     growing = replace(config, training=replace(config.training, progressive=True))
     config = replace(config, training=replace(config.training, progressive=False))
-    trainers = {name: films.trainer(config, NetworkConfig(name=name)) for name in networks}
+    trainers = {
+        name: films.trainer(config, replace(config.network, name=name)) for name in networks
+    }
     contestants: dict[str, Contestant] = {
         "cxresnet progressive, here": _ours(_quarters(films, growing), steps)
     }
@@ -59,12 +61,12 @@ def measure_training(
         contestants[f"{name}, limit"] = _limit(trainer, config, precision, steps)
     seed = copy.deepcopy(trainers["seed-resnet"].network).to(memory_format=torch.contiguous_format)
     size_px, batch_size = config.data.size_px, config.training.batch_size
-    seeds_batches = endless(seed_batches(seed_films(films.root, size_px), batch_size))
+    seeds_batches = endless(seed_batches(seed_films(films, size_px), batch_size))
     contestants["seed's way"] = _published(
         seed, seed_optimizer(seed), lambda: itertools.islice(seeds_batches, steps), device
     )
     resnet = copy.deepcopy(trainers["resnet18"].network).to(memory_format=torch.contiguous_format)
-    turns = Turns(torchvision_batches(films.root, size_px, batch_size), steps)
+    turns = Turns(torchvision_batches(films, size_px, batch_size), steps)
     contestants["torchvision's way"] = _published(
         resnet, torchvision_optimizer(resnet), turns.batches, device
     )
@@ -107,7 +109,8 @@ class Turns:
 
 def _quarters(films: Prepared, growing: RunConfig) -> list[Trainer]:
     """A trainer in each quarter of a course with films that grow."""
-    trainers = [films.trainer(growing) for _ in range(4)]
+    network = replace(growing.network, name="cxresnet")
+    trainers = [films.trainer(growing, network) for _ in range(4)]
     for part, trainer in enumerate(trainers):
         trainer.epoch = part * growing.training.epochs // 4
     return trainers

@@ -14,11 +14,24 @@ Kind = TypeVar("Kind")
 def read_config(path: Path) -> RunConfig:
     """The settings a run was started with; ``ConfigError`` for a file of another version."""
     try:
-        return _build(RunConfig, read_json(path))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: no settings of this version ({error}); use the version that wrote them"
-        ) from error
+        values = read_json(path)
+    except (OSError, ValueError) as error:
+        raise _of_another_version(str(path), error) from error
+    return config_of(values, str(path))
+
+
+def config_of(values: dict[str, Any], name: str) -> RunConfig:
+    """The settings that ``config.json`` holds; ``ConfigError`` for those of another version."""
+    try:
+        return _build(RunConfig, values)
+    except (ValueError, TypeError) as error:
+        raise _of_another_version(name, error) from error
+
+
+def _of_another_version(name: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{name}: no settings of this version ({error}); use the version that wrote them"
+    )
 
 
 def _build(kind: type[Kind], values: dict[str, Any]) -> Kind:

@@ -25,7 +25,7 @@ from cxr_model.launch import end_with_parent
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder, write_json, write_table
 from cxr_model.splits import read_splits, write_splits
-from cxr_model.stages import predict_films, settings_of_the_weights, train
+from cxr_model.stages import predict_films, require_same_weights, train
 from cxr_model.trainer import EpochRecord
 
 
@@ -83,21 +83,22 @@ def run_fold(
     )
 
 
+def require_begun(run: RunFolder) -> None:
+    """Raise ``ConfigError`` where there is no cross-validation to go on with."""
+    if not run.crossval_config.exists():
+        raise ConfigError(
+            f"run {run.root.name}: is no cross-validation begun on this machine; begin one with "
+            "'cxr crossval'"
+        )
+
+
 def check_begun_settings(run: RunFolder, config: RunConfig) -> None:
     """Raise ``ConfigError`` where folds were begun with settings that give other weights.
 
     To be asked before the run's ``config.json`` is written anew.
     """
-    if not (run.folds.exists() and run.config.exists()):
-        return
-    begun = settings_of_the_weights(read_config(run.config))
-    for group, settings in settings_of_the_weights(config).items():
-        for name, value in settings.items():
-            if value != begun[group][name]:
-                raise ConfigError(
-                    f"{group}.{name}={value}: folds of run {run.root.name} were begun with "
-                    f"{begun[group][name]}; resume with that, or start a new cross-validation"
-                )
+    if run.folds.exists() and run.config.exists():
+        require_same_weights(run.root.name, read_config(run.config), config)
 
 
 def check_begun_folds(run: RunFolder, crossval: CrossvalConfig) -> None:

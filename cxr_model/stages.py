@@ -27,6 +27,7 @@ from cxr_model.device import (
     resolve_device,
     resolve_precision,
 )
+from cxr_model.errors import ConfigError
 from cxr_model.films import FilmSet, film_set, predict_logits
 from cxr_model.labels import order_classes
 from cxr_model.metrics import evaluate_predictions
@@ -163,6 +164,21 @@ def settings_of_the_weights(config: RunConfig) -> dict[str, dict[str, Any]]:
         "augment": asdict(config.augment),
         "training": training,
     }
+
+
+def require_same_weights(run_id: str, begun: RunConfig, config: RunConfig) -> None:
+    """Raise ``ConfigError`` where a run that was ``begun`` would train other weights by ``config``.
+
+    To be asked before the run's ``config.json`` is written anew.
+    """
+    before = settings_of_the_weights(begun)
+    for group, settings in settings_of_the_weights(config).items():
+        for name, value in settings.items():
+            if value != before[group][name]:
+                raise ConfigError(
+                    f"{group}.{name}={value}: run {run_id} was begun with {before[group][name]}; "
+                    "resume with that, or start a new run"
+                )
 
 
 def _training_identity(

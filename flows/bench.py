@@ -40,7 +40,7 @@ def run_benchmark(
             "train": lambda films: measure_training(films, config, rounds=rounds, steps=steps),
             "epochs": lambda films: measure_epochs(films, config, work, (times or (1,))[0]),
             "accuracy": lambda films: measure_time_to_accuracy(films, config, work / "ours"),
-            "cache": lambda films: measure_cache(films, config.data.size_px, rounds=rounds),
+            "cache": lambda films: measure_cache(films, config.data, rounds=rounds),
             "growth": lambda films: measure_growth(films, config, times or _TIMES),
             "explain": lambda films: _explain(films, config, rounds),
             "predict": lambda films: measure_predictions(

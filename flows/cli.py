@@ -64,8 +64,9 @@ def main() -> None:
 
 def _spare_loopback_the_proxy() -> None:
     """What is reached on this machine is not asked of a proxy, here and in what is started."""
-    for name in ("NO_PROXY", "no_proxy"):
-        others = [host for host in os.environ.get(name, "").split(",") if host]
+    names = ("NO_PROXY", "no_proxy")  # programs prefer either, and the user may have set one
+    others = [host for name in names for host in os.environ.get(name, "").split(",") if host]
+    for name in names:
         os.environ[name] = ",".join(dict.fromkeys([*others, LOOPBACK, "localhost"]))
 
 

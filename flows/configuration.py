@@ -122,7 +122,9 @@ def _apply(values: dict[str, Any], changes: dict[str, Any]) -> None:
     elif isinstance(labels, Mapping):
         _apply_labels(values["labels"], labels)
     else:
-        values["labels"] = labels  # refused by name when the whole is checked
+        raise ConfigError(
+            f"labels={labels!r}: use folders, patterns or FILE.csv, or set labels.CLASS=PATTERN"
+        )
 
 
 def _apply_labels(current: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -130,6 +132,8 @@ def _apply_labels(current: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for name, value in changes.items():
         if name == "patterns" and isinstance(value, Mapping):
             current["patterns"] = {key: _pattern_list(each) for key, each in value.items()}
+        elif name == "patterns":
+            raise ConfigError(f"labels.patterns={value!r}: give classes, or labels.CLASS=PATTERN")
         elif name in _LABEL_FIELDS:
             current[name] = value
         else:
@@ -137,8 +141,7 @@ def _apply_labels(current: dict[str, Any], changes: Mapping[str, Any]) -> None:
             current["patterns"][name] = _pattern_list(value)
             if not current["patterns"][name]:
                 current["drop"] = [*current["drop"], name]
-    if isinstance(current["patterns"], dict):
-        current["patterns"] = {key: each for key, each in current["patterns"].items() if each}
+    current["patterns"] = {key: each for key, each in current["patterns"].items() if each}
 
 
 def _refuse_mistyped(name: str, known: Iterable[str]) -> None:
@@ -159,7 +162,12 @@ def _pattern_list(value: Any) -> Any:
 
 def _merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+        if isinstance(into.get(key), dict):
+            if not isinstance(value, Mapping):
+                raise ConfigError(
+                    f"{key}={value!r}: is a group of settings; set one of them, as 'cxr settings' "
+                    "lists them"
+                )
             _merge(into[key], value)
         else:
             into[key] = value

@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.futures import wait
 
 from cxr_model.config import RunConfig
-from cxr_model.crossval import check_begun_settings
+from cxr_model.crossval import check_begun_settings, require_begun
 from cxr_model.device import resolve_device
 from cxr_model.folds import CrossvalConfig, Fold, plan_folds, require_one_device
 from cxr_model.run_folder import RunFolder, write_json
@@ -85,6 +85,7 @@ def crossval(
     root = settings.runs_dir / run_id
     check_store(settings.store, run_id, new=None if resume else root)
     if resume and not restarted:  # which has the settings that it began with
+        require_begun(RunFolder(root))
         check_begun_settings(RunFolder(root), config)
     with started_run(root, config, keep=("folds",) if resume else ()) as run:
         write_json(run.crossval_config, asdict(crossval))

@@ -14,7 +14,7 @@ from cxr_model.device import device_name, resolve_device, resolve_precision
 from cxr_model.environment import git_revision, package_versions
 from cxr_model.errors import CxrError, StackError
 from flows.embedded_store import require_free_port, store_for
-from flows.settings import Settings
+from flows.settings import Settings, shown
 from flows.stack import require_healthy, require_up, running_stack
 from tasks.kaggle_source import has_credentials
 from tasks.storage import ObjectStore
@@ -75,7 +75,7 @@ def _prefect(settings: Settings) -> Finding:
     def look() -> str:
         if url is not None:
             require_healthy(url)
-            return f"{url} answers"
+            return f"{shown(url)} answers"
         assert stack is not None
         require_up(stack)
         return f"{stack.api_url} answers"

@@ -14,7 +14,7 @@ from rich.console import Console
 from cxr_model.errors import GateError
 from flows.embedded_store import store_for
 from flows.settings import Settings, prefect_environment
-from flows.stack import api_with_worker, own_server, require_healthy, running_stack
+from flows.stack import api_with_worker, own_server, require_healthy, require_up, running_stack
 from tasks.storage_location import StoreLocation
 
 
@@ -52,6 +52,7 @@ def run_here(job: Job, settings: Settings, tell_outcome: Callable[[StoreLocation
     if settings.prefect_api_url:
         require_healthy(settings.prefect_api_url)
     elif stack := running_stack(settings):
+        require_up(stack)
         os.environ["PREFECT_API_URL"] = stack.api_url  # two servers would share its database
     else:
         server = ExitStack()

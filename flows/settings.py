@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from cxr_model.errors import ConfigError
 from tasks.storage_location import StoreLocation
@@ -53,6 +54,9 @@ class Settings:
             _port(environ, "CXR_PREFECT_PORT", cls.prefect_port),
             _port(environ, "CXR_S3_PORT", cls.store_port),
         ]
+        device_slot = environ.get("CXR_DEVICE_SLOT") or _device_of_this_machine()
+        if re.search("[/%&><]", device_slot):
+            raise ConfigError(f"CXR_DEVICE_SLOT={device_slot!r}: use a name without / % & < >")
         if ports[0] == ports[1]:
             raise ConfigError(f"CXR_PREFECT_PORT and CXR_S3_PORT are {ports[0]}: use two ports")
         return cls(
@@ -65,7 +69,7 @@ class Settings:
             prefix=environ.get("CXR_S3_PREFIX", ""),
             prefect_api_url=(environ.get("PREFECT_API_URL") or "").rstrip("/") or None,
             task_runner=environ.get("CXR_TASK_RUNNER") or cls.task_runner,
-            device_slot=environ.get("CXR_DEVICE_SLOT") or _device_of_this_machine(),
+            device_slot=device_slot,
             api_key=environ.get("CXR_API_KEY") or None,
         )
 
@@ -123,6 +127,12 @@ class Settings:
     @property
     def logs_dir(self) -> Path:
         return self.home / "logs"
+
+
+def shown(url: str) -> str:
+    """An address to be told and stored: without the name and password that may stand in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _port(environ: Mapping[str, str], name: str, default: int) -> int:

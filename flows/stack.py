@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from cxr_model.errors import StackError
 from cxr_model.run_folder import atomic_path
 from flows.embedded_store import free_port, require_free_port, store_command
-from flows.settings import LOOPBACK, Settings, prefect_environment
+from flows.settings import LOOPBACK, Settings, prefect_environment, shown
 from flows.supervisor import Supervisor, end_with_parent
 
 WORK_POOL = "cxr-local"
@@ -44,11 +44,13 @@ class StackInfo:
     started: float
     """Start of process ``pid`` in seconds since the epoch: a number used again is another one."""
     api_url: str
+    store: str
+    """Where its worker publishes."""
 
     @classmethod
     def of(cls, pid: int, settings: Settings) -> "StackInfo":
         started = psutil.Process(pid).create_time()
-        return cls(pid=pid, started=started, api_url=settings.local_api_url)
+        return cls(pid=pid, started=started, api_url=settings.local_api_url, store=_store(settings))
 
     def is_alive(self) -> bool:
         try:
@@ -57,6 +59,11 @@ class StackInfo:
             return is_same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+
+def _store(settings: Settings) -> str:
+    location = settings.store
+    return f"{location.uri()} at {shown(location.endpoint_url) if location.endpoint_url else 'AWS'}"
 
 
 def running_stack(settings: Settings) -> StackInfo | None:
@@ -177,8 +184,14 @@ def api_with_worker(settings: Settings, say: Callable[[str], None]) -> Iterator[
             if info is None:
                 info = ends.enter_context(_own_stack(settings, say))
                 ends.callback(_wait_for_other_users, users, say)
+        if info.store != _store(settings):
+            raise StackError(
+                f"the running local stack publishes to {info.store}, this shell's variables say "
+                f"{_store(settings)}; set the same ones here, or end it with 'cxr down' and start "
+                "it with these"
+            )
         if not is_ready(info):
-            _wait_until_ready(info, _log_path(settings))
+            _wait_until_ready(info, None)
         yield info.api_url
 
 
@@ -194,9 +207,11 @@ def _wait_for_other_users(users: BinaryIO, say: Callable[[str], None]) -> None:
 def require_healthy(api_url: str) -> None:
     """Raise ``StackError`` unless the user's own Prefect server answers, and answers this user."""
     if reason := _silence(api_url):
+        has_end = api_url.endswith("/api")
+        remedy = "start it" if has_end else "add the /api that an API's address ends in"
         raise StackError(
-            f"PREFECT_API_URL={api_url}: no Prefect server answers ({reason}); "
-            "start it, or unset the variable to use the local stack"
+            f"PREFECT_API_URL={shown(api_url)}: no Prefect server answers ({reason}); {remedy}, or "
+            "unset the variable to use the local stack"
         )
     _require_access(api_url)
 
@@ -215,7 +230,7 @@ def _silence(api_url: str) -> str:
     try:
         httpx.get(f"{api_url}/health", timeout=10).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return str(error) or type(error).__name__
+        return str(error).partition("\n")[0] or type(error).__name__
     return ""
 
 
@@ -231,8 +246,8 @@ def _require_access(api_url: str) -> None:
         if error.response.status_code not in (401, 403):
             raise
         raise StackError(
-            f"PREFECT_API_URL={api_url}: refuses this user ({error.response.status_code}); set "
-            "PREFECT_API_AUTH_STRING to USER:PASSWORD of the server, or PREFECT_API_KEY"
+            f"PREFECT_API_URL={shown(api_url)}: refuses this user ({error.response.status_code}); "
+            "set PREFECT_API_AUTH_STRING to USER:PASSWORD of the server, or PREFECT_API_KEY"
         ) from error
 
 
@@ -309,11 +324,13 @@ def _own_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[Stack
                 _end(info, settings)
 
 
-def _wait_until_ready(info: StackInfo, log: Path) -> None:
+def _wait_until_ready(info: StackInfo, log: Path | None) -> None:
+    """``log``: of a stack that this command started; any other tells its own terminal."""
     deadline = time.monotonic() + _READY_TIMEOUT_S
     while not is_ready(info):
         if not info.is_alive() or time.monotonic() > deadline:
-            raise StackError(f"the local stack did not come up ({_last_error(log)}); see {log}")
+            told = f" ({_last_error(log)}); see {log}" if log else "; see what 'make up' prints"
+            raise StackError(f"the local stack did not come up{told}")
         time.sleep(0.2)
 
 

@@ -85,8 +85,8 @@ def started_again() -> bool:
     num_starts = int(runtime.flow_run.run_count or 1)
     if num_starts > MOST_STARTS and num_starts > min(MOST_STARTS + _hours_under_way(), _MOST_EVER):
         raise StackError(
-            f"the run crashed {num_starts - 1} times; see the worker's log, then go on with "
-            "--resume and its id"
+            f"the run crashed {num_starts - 1} times; see the worker's log, then start it again, "
+            "or go on with it by --resume where its command has that"
         )
     return num_starts > 1
 

@@ -14,6 +14,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.settings import shown
+
 _SHOWN = 15
 
 
@@ -54,7 +56,7 @@ def read_status(api_url: str) -> Status:
     """Workers, our runs under way and the newest ones (those to come left out), and limits."""
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         return Status(
-            page=api_url.removesuffix("/api"),
+            page=shown(api_url).removesuffix("/api"),
             workers=_workers(client),
             runs=runs_of(client),
             limits=[

@@ -31,6 +31,7 @@ from rich.console import Console
 
 from cxr_model.errors import CxrError, GateError, StackError
 from flows.jobs import Job
+from flows.settings import shown
 
 # Each look takes the server and this process some 0.05 s, which a training here would use.
 _LEAST_POLL_S, _MOST_POLL_S = 1.0, 5.0
@@ -55,6 +56,7 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
     again. A failure that the user can mend is raised as a ``CxrError``, as ``GateError``
     where the run is published, any other as a ``RuntimeError``.
     """
+    server = shown(api_url)
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         try:
             flow_run = run_deployment(
@@ -66,7 +68,7 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
             assert isinstance(flow_run, FlowRun)  # a coroutine only when called from async code
             console.print(f"flow run {flow_run.name}: {flow_run_page(api_url, flow_run.id)}")
             try:
-                _follow(client, flow_run, console, has_folds=job.name == "crossval")
+                _follow(client, flow_run, console, job)
             except KeyboardInterrupt:
                 client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
                 has_begun = client.read_flow_run(flow_run.id).run_count > 0
@@ -76,16 +78,16 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
                 raise StackError(f"flow run {flow_run.name}: was deleted meanwhile") from error
         except ObjectNotFound as error:
             raise StackError(
-                f"{api_url}: has no deployment {job.deployment}; make it with 'cxr deploy'"
+                f"{server}: has no deployment {job.deployment}; make it with 'cxr deploy'"
             ) from error
         except PrefectHTTPStatusError as error:
             raise StackError(
-                f"{api_url}: refuses the run ({_reason(error)}); say 'cxr deploy' again, so that "
+                f"{server}: refuses the run ({_reason(error)}); say 'cxr deploy' again, so that "
                 "deployments and settings are of this version"
             ) from error
         except httpx.TransportError as error:
             raise StackError(
-                f"{api_url}: the Prefect server is gone ({error or type(error).__name__}); the "
+                f"{server}: the Prefect server is gone ({error or type(error).__name__}); the "
                 "run may go on on its worker, see 'cxr runs'"
             ) from error
     return flow_run.id
@@ -100,13 +102,11 @@ def _reason(error: PrefectHTTPStatusError) -> str:
 
 def flow_run_page(api_url: str, flow_run_id: UUID) -> str:
     """The run's page in the Prefect UI of the server at ``api_url``."""
-    return f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
+    return f"{shown(api_url).removesuffix('/api')}/runs/flow-run/{flow_run_id}"
 
 
-def _follow(
-    client: SyncPrefectClient, flow_run: FlowRun, console: Console, *, has_folds: bool = False
-) -> None:
-    log = _RunLog(client, flow_run.id, console, has_folds=has_folds)
+def _follow(client: SyncPrefectClient, flow_run: FlowRun, console: Console, job: Job) -> None:
+    log = _RunLog(client, flow_run.id, console, has_folds=job.name == "crossval")
     started, warned = time.monotonic(), False
     num_tasks, task_began = 0, started
     crashed_at: float | None = None
@@ -132,7 +132,7 @@ def _follow(
         time.sleep(min(_LEAST_POLL_S + (now - task_began) / 20, _MOST_POLL_S))
     log.print_last()
     if not state.is_completed():
-        raise _failure(state.name or state.type.value, state.message or "")
+        raise _failure(state.name or state.type.value, state.message or "", job.way_back)
 
 
 def _why_it_waits(client: SyncPrefectClient, pool: str) -> str:
@@ -244,20 +244,18 @@ class _RunLog:
             self._console.print(f"{line.timestamp:%H:%M:%S} {line.message}")
 
 
-def _failure(state: str, message: str) -> Exception:
+def _failure(state: str, message: str, way_back: str) -> Exception:
     told = _FAILURE.match(message)
     if told and told[1] == GateError.__name__:
         return GateError(told[2])
     if told and told[1] in _names_of(CxrError):
         return CxrError(told[2])
     if state == "Cancelled":
-        return StackError(
-            "the flow run was cancelled; start it again, or go on with --resume and its id"
-        )
+        return StackError(f"the flow run was cancelled{way_back or '; start it again'}")
     if state == "Crashed":
         return StackError(
-            f"the flow run ended as Crashed: {message}; see the worker's log, then go on with "
-            "--resume and its id"
+            f"the flow run ended as Crashed: {message}; see the worker's log, then start it again"
+            f"{way_back}"
         )
     return RuntimeError(f"the flow run ended as {state}: {message}")
 

@@ -38,6 +38,7 @@ from tasks.ingest import ingest
 from tasks.prepare import build_image_cache, index_films, split_films
 from tasks.promotion import consider_promotion
 from tasks.publish import (
+    check_begun,
     check_store,
     fetch_if_published,
     find_checkpoint,
@@ -79,6 +80,8 @@ def train(
     if not (restarted and fetch_if_published(settings.store, settings.runs_dir, run_id)):
         goes_on = resume or restarted
         check_store(settings.store, run_id, new=None if goes_on else root)
+        if resume and not restarted:  # which has the settings that it began with
+            check_begun(settings.store, root, run_id, config)
         kept = (".checkpoints",) if goes_on else ()
         with started_run(root, config, keep=kept) as run:
             _work_through(run, config, run_id, settings, clock, resume=resume, restarted=restarted)

@@ -6,8 +6,16 @@ from typing import Any
 
 from prefect import get_run_logger
 
+from cxr_model.config import RunConfig
+from cxr_model.config_json import config_of
 from cxr_model.run_folder import RunFolder
-from tasks.checkpoint_store import drop_checkpoints, fetch_checkpoint, require_unbegun
+from cxr_model.stages import require_same_weights
+from tasks.checkpoint_store import (
+    drop_checkpoints,
+    fetch_checkpoint,
+    read_run_settings,
+    require_unbegun,
+)
 from tasks.registry import VERSION_FILES
 from tasks.retries import storage_task
 from tasks.run_store import (
@@ -34,6 +42,17 @@ def check_store(location: StoreLocation, run_id: str, new: Path | None = None) -
         require_unpublished(store, run_id)
         if new is not None:
             require_unbegun(store, RunFolder(new), run_id)
+
+
+@storage_task()
+def check_begun(location: StoreLocation, run_root: Path, run_id: str, config: RunConfig) -> None:
+    """Raise ``ConfigError`` where ``config`` would train other weights than the run began with.
+
+    Asked before the run's ``config.json`` is written anew, which leads back to its checkpoints.
+    """
+    with ObjectStore(location) as store:
+        begun = read_run_settings(store, RunFolder(run_root), run_id)
+    require_same_weights(run_id, config_of(begun, f"run {run_id}"), config)
 
 
 @storage_task()

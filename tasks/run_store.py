@@ -167,7 +167,8 @@ def _key(run_id: str, key: str = "") -> str:
 
 def _taken(store: ObjectStore, run_id: str) -> StorageError:
     return StorageError(
-        f"{store.location.uri(_key(run_id))}: run id {run_id} exists; choose another --run-id"
+        f"{store.location.uri(_key(run_id))}: run {run_id} is published already; choose another "
+        "--run-id"
     )
 
 

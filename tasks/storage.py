@@ -251,7 +251,7 @@ class ObjectStore:
         if expected is not None and found != expected:
             raise ChangedObjectError(
                 f"{self.location.uri(key)}: has {found} for {expected} (size or SHA-256); it was "
-                "changed or damaged after it was written, publish it again"
+                "changed or damaged meanwhile; run it again, or publish it anew"
             )
 
 

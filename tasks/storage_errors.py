@@ -46,7 +46,7 @@ _REMEDIES = {
     "InvalidAccessKeyId": "the server does not know the key; check {credentials}",
     "InvalidBucketName": "set CXR_S3_BUCKET to 3 to 63 lower-case letters, digits and hyphens",
     "InvalidToken": "check AWS_SESSION_TOKEN",
-    "NoSuchBucket": "create the bucket or set CXR_S3_BUCKET to one that exists",
+    "NoSuchBucket": "create the bucket, or set CXR_S3_BUCKET (of films: data.source) to another",
     "PermanentRedirect": _ANOTHER_REGION,
     "RequestTimeTooSkewed": "set this machine's clock",
     "SignatureDoesNotMatch": "the secret does not fit the key; check {credentials}",

@@ -21,6 +21,20 @@ BENCHMARKS = {
     "hygiene": "finding copies among 100,000 films' hashes",
     "start": "a run of 'cxr train': time to the first step, share of the orchestration",
 }
+_OF_FILMS = ("what", "as_json", "data", "preset", "settings_")
+_OPTIONS = {
+    "train": (*_OF_FILMS, "rounds", "steps"),
+    "epochs": (*_OF_FILMS, "times"),
+    "accuracy": _OF_FILMS,
+    "cache": (*_OF_FILMS, "rounds"),
+    "growth": (*_OF_FILMS, "times"),
+    "explain": (*_OF_FILMS, "rounds"),
+    "predict": (*_OF_FILMS, "rounds", "times"),
+    "serve": (*_OF_FILMS, "rounds"),
+    "scale": ("what", "as_json"),
+    "hygiene": ("what", "as_json"),
+    "start": (*_OF_FILMS, "run_id"),
+}
 HELP = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()) + "."
 
 
@@ -52,8 +66,7 @@ def bench(
     """Measure speed beside the references, in turn in one run: medians and ratios."""
     if what not in BENCHMARKS:  # before seconds of imports
         raise ConfigError(f"bench {what!r}: use one of {', '.join(BENCHMARKS)}")
-    if what in ("scale", "hygiene"):
-        refuse_beside(context, f"bench {what} draws what it measures", ("what", "as_json"))
+    refuse_beside(context, f"bench {what} has no use for it", _OPTIONS[what])
     from flows.bench import print_benchmark, run_benchmark
     from flows.configuration import load_config
 

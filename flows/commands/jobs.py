@@ -74,6 +74,7 @@ def crossval(
     local: Local = False,
 ) -> None:
     """Train and test on every film in turn, dealt out singly and by patient."""
+    from cxr_model.crossval import require_begun
     from cxr_model.folds import PROTOCOLS, require_one_device
     from flows.configuration import crossval_config, load_config
 
@@ -81,13 +82,9 @@ def crossval(
     if resume:
         _refuse_beside_resume(context)
         run_config, run_id = _settings_of(resume, settings), resume
-        plan_file = RunFolder(settings.runs_dir / resume).crossval_config
-        if not plan_file.exists():
-            raise ConfigError(
-                f"run {resume}: is no cross-validation begun on this machine; begin one with "
-                "'cxr crossval'"
-            )
-        plan = crossval_config(read_json(plan_file))
+        run = RunFolder(settings.runs_dir / resume)
+        require_begun(run)
+        plan = crossval_config(read_json(run.crossval_config))
     else:
         run_config = load_config(preset, config_file=config, settings=settings_ or (), source=data)
         plan = crossval_config(
@@ -135,7 +132,7 @@ def evaluate(
     from flows.configuration import change_config, config_from_values
     from flows.run_id import new_run_id
     from tasks.checkpoint_store import require_unbegun
-    from tasks.manifest import check_run_id
+    from tasks.manifest import LATEST, check_run_id
     from tasks.named_model import find_model
     from tasks.registry import VERSION_FILES
     from tasks.run_store import require_unpublished
@@ -150,7 +147,10 @@ def evaluate(
         if run_id:
             require_unpublished(store, run_id)
             require_unbegun(store, RunFolder(settings.runs_dir / run_id), run_id)
-        trained = find_model(store, run, settings.fetched_dir, VERSION_FILES).fetch()
+        found = find_model(store, run, settings.fetched_dir, VERSION_FILES)
+        trained = found.fetch()
+    if run == LATEST:  # which may be another one when the worker's turn comes
+        run = found.run_id
     other = change_config(config_from_values(read_json(trained.config)), settings_ or ())
     other = replace(other, preset="evaluate", data=replace(other.data, source=data))
     other = check_source(other, settings.data_dir, every_class=False)

@@ -25,7 +25,7 @@ from flows.commands.shared import (
     out,
     refuse_beside,
 )
-from flows.settings import Settings, prefect_environment
+from flows.settings import Settings, prefect_environment, shown
 
 if TYPE_CHECKING:
     from tasks.registry import Champion
@@ -237,7 +237,7 @@ def _who() -> str:
 
 
 def _say_where(api_url: str) -> None:
-    err.print(f"deploying to {api_url}; it takes a minute where the server is busy")
+    err.print(f"deploying to {shown(api_url)}; it takes a minute where the server is busy")
 
 
 def _use_api(settings: Settings) -> str:

@@ -63,7 +63,7 @@ def serve(
             if model == CHAMPION and len(list_models(store)) > 1:
                 read_champion(store)  # says that one is to be named: no waiting helps
             # A champion, or a newest run, may come to be while it serves.
-            if model.rpartition("/")[2] not in (CHAMPION, LATEST):
+            if model != LATEST and model.rpartition("/")[2] != CHAMPION:
                 find_model(store, model, settings.fetched_dir)
             _tell_address(host, listener, settings)
             served = ServedModel(

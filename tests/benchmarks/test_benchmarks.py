@@ -104,7 +104,7 @@ def test_a_turn_of_many_workers_outlasts_what_they_decode_at_once() -> None:
 
 
 def test_cache_and_explanations_are_put_beside_theirs(films: Prepared) -> None:
-    cache = measure_cache(films, 64, rounds=1)
+    cache = measure_cache(films, DataConfig(size_px=64), rounds=1)
     assert cache["num_films"] == 18
     assert set(cache["films_per_s"]) == {"here", "limit", "seed's way"}
     arguments = network_arguments(

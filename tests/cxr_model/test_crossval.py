@@ -246,7 +246,7 @@ def test_folds_of_the_same_films_stay(run: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("group", "changes", "told"),
     [
-        ("training", {"epochs": 9}, "training.epochs=9: folds of run .* were begun with 1; resume"),
+        ("training", {"epochs": 9}, "training.epochs=9: run .* was begun with 1; resume with that"),
         ("data", {"size_px": 96}, "data.size_px=96"),
         ("network", {"dropout": 0.5}, "network.dropout=0.5"),
         ("augment", {"flip": False}, "augment.flip=False"),

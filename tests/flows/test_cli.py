@@ -3,13 +3,14 @@
 import json
 import re
 import socket
+from urllib.request import proxy_bypass
 
 import pytest
 from PIL import Image
 from shell import QUICK, Shell
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import _spare_loopback_the_proxy, app
 
 
 def test_wrong_input_is_refused_before_anything_starts(shell: Shell) -> None:
@@ -134,6 +135,9 @@ def test_impossible_plans_and_names_are_refused(shell: Shell) -> None:
     told = shell.refused("train", "--set", "gates.model=Chest X")
     assert "gates.model='Chest X': use up to 40 lower-case" in told
     assert "leave --data out" in shell.refused("bench", "scale", "--data", "phantom:60")
+    assert "bench cache has no use for it; leave --steps out" in shell.refused(
+        *("bench", "cache", "--steps", "9")
+    )
 
 
 def test_every_setting_is_listed_with_its_value(shell: Shell) -> None:
@@ -141,3 +145,18 @@ def test_every_setting_is_listed_with_its_value(shell: Shell) -> None:
     assert rows["training.batch_size"]["value"] == 16
     assert "labels.patterns" in rows
     assert "training.epochs" in shell.ok("settings", "--preset", "seed")
+
+
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+def test_loopback_is_asked_of_no_proxy_and_the_users_exceptions_stay(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(each, "")  # put back after the test
+        monkeypatch.delenv(each)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
+    monkeypatch.setenv(name, "minio.internal")
+    _spare_loopback_the_proxy()
+    for host in ("minio.internal", "127.0.0.1", "localhost"):
+        assert proxy_bypass(host)
+    assert not proxy_bypass("example.org")

@@ -56,6 +56,7 @@ def test_folds_of_films_that_changed_are_dropped_where_nobody_asked_to_go_on(
         flows.crossval, "settle_begun_folds", lambda root, _, drop: settled.append((root, drop))
     )
     monkeypatch.setattr(flows.crossval, "build_image_cache", stop)
+    write_json(RunFolder(settings.runs_dir / "folds").crossval_config, {})
     with pytest.raises(InterruptedError):
         flows.crossval.crossval(run_id="folds", resume=True)
     assert settled == [(settings.runs_dir / "folds", restarted)]
@@ -67,6 +68,7 @@ def test_whoever_asks_for_other_settings_of_folds_that_are_begun_is_refused(
 ) -> None:
     run = RunFolder(settings.runs_dir / "begun")
     write_json(run.config, asdict(RunConfig()))
+    write_json(run.crossval_config, {})
     run.folds.mkdir()
     monkeypatch.setattr(flows.crossval, "started_again", lambda: restarted)
     monkeypatch.setattr(flows.crossval, "ingest", Mock(side_effect=InterruptedError))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cxr_model.errors import ConfigError
-from flows.settings import Settings, prefect_environment
+from flows.settings import Settings, prefect_environment, shown
 
 
 def test_without_variables_all_state_lies_below_dot_cxr_in_the_working_directory(
@@ -52,6 +52,17 @@ def test_a_bucket_or_endpoint_of_the_users_own_takes_the_usual_credentials(
 def test_an_impossible_port_is_refused_by_name(name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}='{text}': use a port number from 1024 to 65535"):
         Settings.from_environment({name: text})
+
+
+def test_a_device_slot_that_the_server_would_refuse_is_refused() -> None:
+    told = "CXR_DEVICE_SLOT='node1/gpu0': use a name without"
+    with pytest.raises(ConfigError, match=told):
+        Settings.from_environment({"CXR_DEVICE_SLOT": "node1/gpu0"})
+
+
+@pytest.mark.parametrize("user", ["", "me@", "me:secret@", "me:p@ss@"])
+def test_an_address_is_told_without_who_asks(user: str) -> None:
+    assert shown(f"https://{user}prefect.test:4200/api") == "https://prefect.test:4200/api"
 
 
 def test_a_child_process_reads_the_same_settings(tmp_path: Path) -> None:

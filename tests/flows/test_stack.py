@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -160,11 +162,13 @@ def test_down_tells_when_nothing_runs(settings: Settings) -> None:
 def test_a_stack_is_known_after_the_clock_was_set_and_a_number_used_again_is_another() -> None:
     own = psutil.Process()
     for seconds_off, is_alive in ((0, True), (-2, True), (2, True), (-3600, False)):
-        info = StackInfo(pid=own.pid, started=own.create_time() + seconds_off, api_url="")
+        info = StackInfo(pid=own.pid, started=own.create_time() + seconds_off, api_url="", store="")
         assert info.is_alive() is is_alive
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"pid": 1, "started": 0.5, "api_url": ""}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"pid": 1, "started": 0.5, "api_url": "", "store": ""}']
+)
 def test_a_record_that_a_killed_stack_left_is_no_running_stack(
     settings: Settings, text: str
 ) -> None:
@@ -206,6 +210,29 @@ def test_a_prefect_server_of_the_users_own_that_does_not_answer_is_named(tmp_pat
     settings = Settings(home=tmp_path, prefect_api_url=api_url)
     told = f"PREFECT_API_URL={api_url}: no Prefect server answers .*unset the variable"
     with pytest.raises(StackError, match=told), api_with_worker(settings, print):
+        pass
+
+
+def test_a_server_whose_address_lacks_its_end_or_has_a_password_is_told_without_that(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(home=tmp_path, prefect_api_url=f"http://me:secret@127.0.0.1:{free_port()}")
+    with (
+        pytest.raises(StackError, match=r"add the /api that an API's address ends in") as refused,
+        api_with_worker(settings, print),
+    ):
+        pass
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_stack_that_publishes_elsewhere_is_not_used(settings: Settings) -> None:
+    settings.home.mkdir()
+    info = StackInfo.of(os.getpid(), settings)
+    (settings.home / "stack.json").write_text(json.dumps(asdict(info)))
+    other = replace(settings, bucket="radiology", endpoint_url="https://minio.test")
+    told = "publishes to s3://cxr/ .* s3://radiology/ at https://minio.test; set the same ones here"
+    with pytest.raises(StackError, match=told), api_with_worker(other, print):
         pass
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,9 @@ from prefect.states import AwaitingRetry, Crashed, Failed, Running
 from prefect.testing.utilities import prefect_test_harness
 
 from cxr_model.config import RunConfig
-from cxr_model.errors import ConfigError, StackError
+from cxr_model.config_json import read_config
+from cxr_model.errors import ConfigError, StackError, StorageError
+from cxr_model.run_folder import RunFolder, write_json
 from flows import start
 from flows.crossval import crossval
 from flows.evaluate import evaluate
@@ -195,6 +198,27 @@ def test_a_run_that_has_not_ended_loses_no_checkpoint_to_a_new_one_of_its_name(
     checkpoint.touch()
     with pytest.raises(ConfigError, match=r"run r: was begun .*; go on with --resume r.*: resume"):
         begin(run_id="r")
+    assert checkpoint.exists()
+
+
+def test_a_resumption_by_other_settings_is_refused_and_the_way_back_stays(
+    settings: Settings,
+) -> None:
+    """As in the form, which holds the deployment's settings and not the run's."""
+    run = RunFolder(settings.runs_dir / "r")
+    checkpoint = run.checkpoints / "step-00000001.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    begun = RunConfig()
+    write_json(run.config, asdict(begun))
+    other = replace(begun, training=replace(begun.training, epochs=100))
+    with pytest.raises(ConfigError, match=r"training\.epochs=100: run r was begun with 60; resume"):
+        train(other, run_id="r", resume=True)
+    with pytest.raises(ConfigError, match="run r: is no cross-validation begun on this machine"):
+        crossval(begun, run_id="r", resume=True)
+    with pytest.raises(StorageError, match=r"neither .* knows it; without --resume a new one beg"):
+        train(begun, run_id="unknown", resume=True)
+    assert read_config(run.config) == begun
     assert checkpoint.exists()
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 
 import httpx
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from cxr_model.errors import GateError, StackError
 from flows import submit
+from flows.jobs import Job
 
 
 @flow
@@ -26,6 +28,9 @@ def nothing() -> None: ...
 def client() -> Iterator[SyncPrefectClient]:
     with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
         yield client
+
+
+JOB = Job(name="train", run_id="r", parameters={})
 
 
 def _cut(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
@@ -45,8 +50,11 @@ def test_of_a_run_that_nobody_starts_anew_the_crash_is_the_end(client: SyncPrefe
     run, told = client.create_flow_run(nothing, tags=["cxr"]), StringIO()
     client.set_flow_run_state(run.id, Crashed(message="killed"), force=True)
     started = time.monotonic()
-    with pytest.raises(StackError, match="ended as Crashed: killed; see the worker's log"):
-        submit._follow(client, run, Console(file=told))
+    told_to_user = (
+        "ended as Crashed: killed; see the worker's log, then .*'cxr train --resume r' go"
+    )
+    with pytest.raises(StackError, match=told_to_user):
+        submit._follow(client, run, Console(file=told), JOB)
     assert "anew" not in told.getvalue()
     assert time.monotonic() - started < submit._RESTART_S / 2
 
@@ -56,7 +64,7 @@ def test_a_red_gate_is_told_as_what_it_is(client: SyncPrefectClient) -> None:
     message = "Flow run encountered an exception: GateError: not for the registry: leakage"
     client.set_flow_run_state(run.id, Failed(message=message), force=True)
     with pytest.raises(GateError, match=r"^not for the registry: leakage$"):
-        submit._follow(client, run, Console(file=StringIO()))
+        submit._follow(client, run, Console(file=StringIO()), JOB)
 
 
 def test_the_pool_that_no_worker_listens_on_is_the_runs_own(
@@ -71,8 +79,8 @@ def test_the_pool_that_no_worker_listens_on_is_the_runs_own(
 
     monkeypatch.setattr(submit, "_look", look_once)
     _cut(client, monkeypatch, times=1)  # which ends nothing: it is asked again
-    with pytest.raises(StackError, match="was cancelled"):
-        submit._follow(client, run, Console(file=told))
+    with pytest.raises(StackError, match=r"was cancelled; start it again$"):
+        submit._follow(client, run, Console(file=told), replace(JOB, name="evaluate"))
     assert "is one listening on cxr-kubernetes?" in told.getvalue()
 
 

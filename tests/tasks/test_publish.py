@@ -32,7 +32,9 @@ def test_a_published_run_is_read_at_the_address_returned(
     assert read_manifest(store, "latest").headline == headline
     with urllib.request.urlopen(url) as answer:
         assert answer.read() == b"<p>report</p>"
-    with pytest.raises(StorageError, match="run id run-1 exists; choose another --run-id"):
+    with pytest.raises(
+        StorageError, match="run run-1 is published already; choose another --run-id"
+    ):
         check_store.fn(store.location, "run-1")
 
 

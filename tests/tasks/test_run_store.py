@@ -134,7 +134,9 @@ def test_another_run_under_the_same_id_changes_nothing(
 ) -> None:
     publish_run(store, run, "run-1", headline)
     run.metrics.write_text('{"other": 1}')
-    with pytest.raises(StorageError, match="run id run-1 exists; choose another --run-id"):
+    with pytest.raises(
+        StorageError, match="run run-1 is published already; choose another --run-id"
+    ):
         publish_run(store, run, "run-1", headline)
     assert store.read_bytes("runs/run-1/metrics.json") == b"{}"
 

@@ -217,7 +217,7 @@ def test_a_missing_object_is_named(either_store: ObjectStore) -> None:
 def test_check_creates_the_bucket_and_leaves_nothing_in_it(store: ObjectStore) -> None:
     fresh = replace(store.location, bucket=store.location.bucket + "-new")
     with ObjectStore(fresh) as new:
-        with pytest.raises(StorageError, match=r"NoSuchBucket; create the bucket or set CXR_S3_B"):
+        with pytest.raises(StorageError, match=r"NoSuchBucket; create the bucket, or set CXR_S3_B"):
             new.write_bytes("a", b"")
         new.check()
         new.check()
@@ -229,7 +229,7 @@ def test_check_creates_no_bucket_unless_it_may(location: StoreLocation) -> None:
     for _ in range(2):
         with (
             ObjectStore(absent) as store,
-            pytest.raises(StorageError, match="NoSuchBucket; create the bucket or set CXR_S3_B"),
+            pytest.raises(StorageError, match="NoSuchBucket; create the bucket, or set CXR_S3_B"),
         ):
             store.check(create_bucket=False)
 
@@ -248,7 +248,7 @@ def test_a_missing_bucket_that_may_not_be_created_is_told_as_missing(
     monkeypatch.setattr(ObjectStore, "_create_bucket", refuse)
     with (
         ObjectStore(replace(location, bucket="not-there")) as store,
-        pytest.raises(StorageError, match="NoSuchBucket; create the bucket or set CXR_S3_BUCKET"),
+        pytest.raises(StorageError, match="NoSuchBucket; create the bucket, or set CXR_S3_BUCKET"),
     ):
         store.check()
 
