@@ -78,6 +78,7 @@ def measure_alarms(
                     "seed": seed,
                     "marker": marker or None,
                     "alarms": record["alarms"],
+                    "least_p": min(row["p_value"] for row in record["told_apart"]),
                     "model": record["model"],
                     "corner_exchange": record["corner_exchange"]["excess"],
                     "probes": {
@@ -104,8 +105,8 @@ def measure_alarms(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first-seed", type=int, default=10, help="the rules were set on 0 to 9")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=20, help="the rules were set on those below")
     parser.add_argument("--films", type=int, default=150)
     parser.add_argument("--size", type=int, default=64, help="side of the films in pixels")
     parser.add_argument("--epochs", type=int, default=12)

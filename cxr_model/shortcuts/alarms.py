@@ -15,9 +15,10 @@ from cxr_model.shortcuts.scores import BORDER, METADATA, SURROUNDINGS, Probe, on
 
 LEAST_TOLD = 0.6
 """Mean of sensitivity and specificity of one class against the rest; chance is 0.5."""
-MOST_LUCK = 0.05
+MOST_LUCK = 0.01
 """Fisher's exact p, one-sided, times the number of probes and classes looked at (Bonferroni);
-on a handful of films the best of many intervals lies high by luck."""
+on a handful of films the best of many intervals lies high by luck. At most one clean data set in
+a hundred is to raise an alarm."""
 LEAST_FOLLOWED = 0.05
 """Share of predictions that go with the corners, beyond what goes anyway."""
 LEAST_OF_MODEL = 0.5
