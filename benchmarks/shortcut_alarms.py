@@ -106,7 +106,9 @@ def measure_alarms(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first-seed", type=int, default=20, help="the rules were set on those below")
+    parser.add_argument(
+        "--first-seed", type=int, default=20, help="the rules were set on those below"
+    )
     parser.add_argument("--films", type=int, default=150)
     parser.add_argument("--size", type=int, default=64, help="side of the films in pixels")
     parser.add_argument("--epochs", type=int, default=12)

@@ -117,6 +117,12 @@ def films_to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     return _channels_first(torch.from_numpy(np.ascontiguousarray(pixels)))
 
 
+def pixel_batches(pixels: NDArray[np.uint8], size: int, device: torch.device) -> Iterator[Tensor]:
+    """Decoded films, (N, H, W) or (N, H, W, 3), as batches of ``size`` on ``device``."""
+    for start in range(0, len(pixels), size):
+        yield films_to_tensor(pixels[start : start + size]).to(device)
+
+
 def _channels_first(films: Tensor) -> Tensor:
     return films.unsqueeze(1) if films.ndim == 3 else films.permute(0, 3, 1, 2)
 

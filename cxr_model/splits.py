@@ -115,6 +115,13 @@ def _check_every_class_in_every_split(splits: pd.DataFrame) -> None:
             )
 
 
+def draw_films(films: pd.DataFrame, most: int, rng: np.random.Generator) -> pd.DataFrame:
+    """All rows, or ``most`` of them, in the table's order."""
+    if len(films) <= most:
+        return films
+    return films.iloc[np.sort(rng.choice(len(films), most, replace=False))]
+
+
 def check_disjoint(splits: pd.DataFrame) -> None:
     """Raise DataError where a group or a file's digest stands in two splits."""
     for column in ("group", "sha256"):

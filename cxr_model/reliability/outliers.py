@@ -19,7 +19,7 @@ from cxr_model.cache import FilmCache, Pixels
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device
 from cxr_model.errors import DataError
-from cxr_model.films import films_to_tensor
+from cxr_model.films import pixel_batches
 from cxr_model.intervals import (
     Estimate,
     bootstrap_weights,
@@ -34,7 +34,7 @@ from cxr_model.network import Network
 from cxr_model.reliability.film_features import describe_films
 from cxr_model.reliability.strangers import FROM_FILMS, STRANGERS
 from cxr_model.run_folder import RunFolder, atomic_path, write_json
-from cxr_model.splits import read_splits
+from cxr_model.splits import draw_films, read_splits
 
 Features = NDArray[np.float64]
 
@@ -131,7 +131,7 @@ def measure_outliers(run: RunFolder, config: RunConfig, cache: FilmCache) -> dic
     rng = np.random.default_rng(config.evaluate.seed)
     splits = read_splits(run.splits)
     train, validation, holdout = (
-        _draw(splits[splits["split"] == split], MOST_FILMS, rng)
+        draw_films(splits[splits["split"] == split], MOST_FILMS, rng)
         for split in ("train", "validation", "holdout")
     )
     model = OutlierModel.fit(_describe(network, card, _pixels(train, cache)))
@@ -144,7 +144,7 @@ def measure_outliers(run: RunFolder, config: RunConfig, cache: FilmCache) -> dic
     known = {"validation": score(_pixels(validation, cache))}
     threshold = float(np.quantile(known["validation"], 1 - FALSE_ALARM_RATE, method="higher"))
     known["holdout"] = score(_pixels(holdout, cache))
-    sources = _draw(holdout, NUM_STRANGERS, rng)
+    sources = draw_films(holdout, NUM_STRANGERS, rng)
     films = _pixels(sources, cache)
     strange = {
         name: score(np.stack([make(film, rng) for film in films]))
@@ -190,23 +190,13 @@ def measure_outliers(run: RunFolder, config: RunConfig, cache: FilmCache) -> dic
     return record
 
 
-def _draw(films: pd.DataFrame, most: int, rng: np.random.Generator) -> pd.DataFrame:
-    """All rows, or ``most`` of them, in the table's order."""
-    if len(films) <= most:
-        return films
-    return films.iloc[np.sort(rng.choice(len(films), most, replace=False))]
-
-
 def _pixels(films: pd.DataFrame, cache: FilmCache) -> Pixels:
     return cache.films[cache.rows(films["sha256"].tolist())]
 
 
 def _describe(network: Network, card: ModelCard, pixels: Pixels) -> Features:
     device = next(network.parameters()).device
-    batches = (
-        films_to_tensor(pixels[start : start + _BATCH_SIZE]).to(device)
-        for start in range(0, len(pixels), _BATCH_SIZE)
-    )
+    batches = pixel_batches(pixels, _BATCH_SIZE, device)
     return describe_films(network, batches, card.normalisation)[1]
 
 

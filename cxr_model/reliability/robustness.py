@@ -4,19 +4,18 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
 from cxr_model.bootstrap import Bootstrap
 from cxr_model.cache import FilmCache, Pixels
 from cxr_model.config import RunConfig
 from cxr_model.device import resolve_device, resolve_precision
-from cxr_model.films import films_to_tensor, predict_logits
+from cxr_model.films import pixel_batches, predict_logits
 from cxr_model.intervals import Estimate, Figure
 from cxr_model.model_files import load_model
 from cxr_model.reliability.perturbations import PERTURBATIONS, Perturbation
 from cxr_model.run_folder import RunFolder, write_json
-from cxr_model.splits import read_splits
+from cxr_model.splits import draw_films, read_splits
 
 MOST_FILMS = 500
 """Of the holdout, drawn by the seed: each is predicted at all the levels."""
@@ -36,7 +35,9 @@ def measure_robustness(run: RunFolder, config: RunConfig, cache: FilmCache) -> d
     precision = resolve_precision(config.training.precision, device)
     network, card = load_model(run, device)
     seed = config.evaluate.seed
-    films = _draw(read_splits(run.splits), np.random.default_rng(seed))
+    splits = read_splits(run.splits)
+    holdout = splits[splits["split"] == "holdout"]
+    films = draw_films(holdout, MOST_FILMS, np.random.default_rng(seed))
     pixels = cache.films[cache.rows(films["sha256"].tolist())]
     truth_N = np.array([card.classes.index(label) for label in films["label"]])
     present, among_present_N = np.unique(truth_N, return_inverse=True)  # a drawn part may lack one
@@ -49,10 +50,7 @@ def measure_robustness(run: RunFolder, config: RunConfig, cache: FilmCache) -> d
     )
 
     def measure(changed: Pixels, precision: torch.dtype) -> "_Figures":
-        batches = (
-            films_to_tensor(changed[start : start + _BATCH_SIZE]).to(device)
-            for start in range(0, len(changed), _BATCH_SIZE)
-        )
+        batches = pixel_batches(changed, _BATCH_SIZE, device)
         logits = predict_logits(network, batches, card.normalisation, precision=precision)
         hit_N = (logits.argmax(dim=1).cpu().numpy() == truth_N).astype(np.float64)
         accuracy = bootstrap.mean_rate(hit_N[None], np.ones((1, len(films)), dtype=bool))
@@ -71,13 +69,6 @@ def measure_robustness(run: RunFolder, config: RunConfig, cache: FilmCache) -> d
     record = {"clean": clean.estimates(len(films)), "conditions": conditions}
     write_json(run.robustness, record)
     return record
-
-
-def _draw(splits: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    holdout = splits[splits["split"] == "holdout"]
-    if len(holdout) <= MOST_FILMS:
-        return holdout
-    return holdout.iloc[np.sort(rng.choice(len(holdout), MOST_FILMS, replace=False))]
 
 
 def _damaged(pixels: Pixels, seed: int) -> Iterator[tuple[Perturbation, float, Pixels]]:
