@@ -205,7 +205,7 @@
   const heatMapVerdict = () => {
     const { method, state } = data.heat_map;
     const shade = { passed: "right", failed: "wrong" }[state] ?? "open";
-    return make("p", { className: "tags" }, `${method} `, make("span", { className: `tag ${shade}`, textContent: state }));
+    return make("p", { className: "n tags" }, `${method} `, make("span", { className: `tag ${shade}`, textContent: state }));
   };
 
   const card = (film) => {
