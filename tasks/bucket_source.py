@@ -53,9 +53,20 @@ def download_prefix(location: StoreLocation, folder: Path, config: DataConfig) -
     )
 
 
+def require_objects(location: StoreLocation) -> None:
+    """Raise ``SourceError`` where nothing lies below ``location``; asked before a run begins."""
+    with ObjectStore(location) as store:
+        if store.is_empty():
+            raise _nothing_below(location.uri())
+
+
+def _nothing_below(uri: str) -> SourceError:
+    return SourceError(f"{uri}: no object lies below it; check the bucket and the prefix")
+
+
 def _check_limits(uri: str, num_objects: int, num_bytes: int, config: DataConfig) -> None:
     if num_objects == 0:
-        raise SourceError(f"{uri}: no object lies below it; check the bucket and the prefix")
+        raise _nothing_below(uri)
     if num_objects > config.max_extracted_files:
         raise SourceError(
             f"{uri}: {num_objects} objects; name a narrower prefix or raise "

@@ -181,6 +181,14 @@ class ObjectStore:
         ]
         return sorted(found, key=lambda stored: stored.key)
 
+    def is_empty(self) -> bool:
+        """Whether no object lies below the location; one request, however many there are."""
+        with self._told():
+            answer = self._client.list_objects_v2(
+                Bucket=self.location.bucket, Prefix=self.location.root, MaxKeys=1
+            )
+        return not answer.get("Contents")
+
     def list_folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below ``prefix``, which ends in a slash."""
         start = self.location.root + prefix

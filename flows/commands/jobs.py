@@ -185,6 +185,7 @@ def _start(
     """Check what can be checked here, then run ``flow`` on a worker or in this process."""
     from flows import jobs
     from flows.run_id import new_run_id
+    from tasks.bucket_source import require_objects
     from tasks.checkpoint_store import require_unbegun
     from tasks.manifest import check_run_id
     from tasks.run_store import has_manifest, require_unpublished
@@ -195,6 +196,9 @@ def _start(
     check_run_id(run_id)
     with open_store(settings) as store:  # refused here in a second, on the worker in thirty
         store.check()
+        is_worker_here = settings.prefect_api_url is None
+        if is_worker_here and run_config.data.source.startswith("s3://"):
+            require_objects(store.location.at(run_config.data.source))
         if others.get("resume") and has_manifest(store, run_id):
             raise ConfigError(
                 f"run {run_id}: is published, nothing is left to do; 'cxr report {run_id}' fetches "
@@ -205,7 +209,7 @@ def _start(
             require_unbegun(store, RunFolder(settings.runs_dir / run_id), run_id)
     training = run_config.training
     asks_for_devices = training.device != "auto" or training.num_devices > 1
-    if settings.prefect_api_url is None and asks_for_devices:  # the worker is this machine
+    if is_worker_here and asks_for_devices:
         from cxr_model.device import check_devices
 
         check_devices(training.device, training.num_devices)

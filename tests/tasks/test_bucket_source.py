@@ -5,7 +5,7 @@ import pytest
 
 from cxr_model.data_config import DataConfig
 from cxr_model.errors import SourceError, StorageError
-from tasks.bucket_source import download_prefix
+from tasks.bucket_source import download_prefix, require_objects
 from tasks.storage import ObjectStore
 from tasks.storage_errors import TransientStorageError
 
@@ -35,6 +35,16 @@ def test_a_prefix_is_mirrored_under_its_relative_keys(
     assert films_in(tmp_path) == FILMS
     assert (mirror.num_objects, mirror.num_bytes, mirror.num_downloaded) == (4, 200, 4)
     assert mirror.uri == either_store.location.uri()
+
+
+def test_a_prefix_without_objects_is_told_before_a_run_begins(either_store: ObjectStore) -> None:
+    either_store.write_bytes("films/a.png", b"1")
+    require_objects(replace(either_store.location, prefix=f"{either_store.location.root}films"))
+    nothing = replace(either_store.location, prefix=f"{either_store.location.root}film/")
+    with pytest.raises(SourceError, match=r"film/: no object lies below it; check the bucket and"):
+        require_objects(nothing)
+    with pytest.raises(StorageError, match=r"NoSuchBucket; .* \(of films: data\.source\)"):
+        require_objects(either_store.location.at("s3://no-such-bucket/films"))
 
 
 def test_an_interrupted_download_goes_on_where_it_ended(
