@@ -183,11 +183,8 @@ class ObjectStore:
 
     def is_empty(self) -> bool:
         """Whether no object lies below the location; one request, however many there are."""
-        with self._told():
-            answer = self._client.list_objects_v2(
-                Bucket=self.location.bucket, Prefix=self.location.root, MaxKeys=1
-            )
-        return not answer.get("Contents")
+        first = self._pages("", PaginationConfig={"MaxItems": 1, "PageSize": 1})
+        return not any(page.get("Contents") for page in first)
 
     def list_folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below ``prefix``, which ends in a slash."""
@@ -226,7 +223,7 @@ class ObjectStore:
         with self._told(key), closing(self._client.get_object(**self._at(key))["Body"]) as body:
             yield from body.iter_chunks(_CHUNK_BYTES)
 
-    def _pages(self, prefix: str, **options: str) -> list[dict[str, Any]]:
+    def _pages(self, prefix: str, **options: Any) -> list[dict[str, Any]]:
         with self._told(prefix):
             paginator = self._client.get_paginator("list_objects_v2")
             return list(
