@@ -162,7 +162,7 @@ def build_cache(
 ) -> CacheReport:
     """Decode the readable films of ``index`` that the store below ``folder`` does not hold yet.
 
-    Safe to kill and to call again: at most one chunk (16 MiB of pixels) is decoded twice. Rows
+    Safe to kill and to call again: at most two chunks (of 16 MiB of pixels) are decoded twice. Rows
     that are reused are read and checked against their CRC first, and damaged ones decoded anew.
     A second process that builds the same store waits. Counts are of distinct files.
 
@@ -183,7 +183,7 @@ def build_cache(
             lambda film: (film[0], _read_film(root, size_px, color, *film)),
             zip(missing["sha256"], missing["path"], strict=True),
             num_threads=os.cpu_count() or 1,  # Pillow and hashlib let go of the GIL
-            num_ahead=2 * num_chunk,  # decoded while a chunk is written
+            num_ahead=num_chunk,  # decoded while the one before is written
         )
         while chunk := list(islice(decoded, num_chunk)):
             store.append(num_rows, chunk)
