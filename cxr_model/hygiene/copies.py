@@ -41,7 +41,8 @@ def same_pixels(films: pd.DataFrame, thumbnails_NHW: Pixels, root: Path) -> list
     partly JPEGs all of them are. Raises ``DataError`` where one cannot be any more.
     """
     size = [films["width"], films["height"]]
-    pictures = pd.Series([picture.tobytes() for picture in thumbnails_NHW], films.index)
+    digests = [hashlib.sha256(picture).digest() for picture in thumbnails_NHW]
+    pictures = pd.Series(digests, films.index)
     is_equal = pictures.groupby([*size, pictures]).transform("size") > 1
     is_mixed = (films["jpeg_quality"] > 0).groupby(size).transform("nunique") > 1
     return _group_by_pixels(films[is_equal | is_mixed], root)
