@@ -8,6 +8,9 @@ way: a thumbnail, whose hash and copies stand in the table. That took 2.2 s of p
 import hashlib
 import os
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,7 +24,8 @@ from cxr_model.data_config import DataConfig, LabelConfig
 from cxr_model.errors import DataError
 from cxr_model.hygiene.copies import same_pixels
 from cxr_model.hygiene.near_duplicates import Link, components, find_links
-from cxr_model.hygiene.perceptual_hash import THUMBNAIL_PX, perceptual_hashes
+from cxr_model.hygiene.perceptual_hash import perceptual_hashes
+from cxr_model.hygiene.thumbnails import THUMBNAIL_PX, Thumbnails, read_thumbnails, write_header
 from cxr_model.labels import Film, find_films
 from cxr_model.run_folder import atomic_path, write_table
 
@@ -82,42 +86,53 @@ def build_index(
     patient_rule = re.compile(data.patient_pattern or _NOTHING)
     series_rule = re.compile(data.series_pattern or _NOTHING, re.IGNORECASE)
     films, classes = find_films(root, labels, every_class=every_class)
-    pictures_NHW = np.zeros((len(films), THUMBNAIL_PX, THUMBNAIL_PX), dtype=np.uint8)
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS if name not in _OF_ALL_FILMS}
     num_threads = os.cpu_count() or 1  # Pillow and hashlib let go of the GIL
     inspected = map_ahead(
         lambda film: _inspect(root, film), films, num_threads=num_threads, num_ahead=8 * num_threads
     )
-    for number, (film, (facts, picture)) in enumerate(zip(films, inspected, strict=True)):
-        if picture is not None:
-            pictures_NHW[number] = picture
-        file = PurePosixPath(film.path)
-        patient = _first_group(patient_rule, file.name)
-        series = "" if patient else _first_group(series_rule, file.name)
-        row = {
-            "path": film.path,
-            "label": film.label,
-            "subclass": film.subclass,
-            **facts,
-            "patient": patient,
-            "series": (file.parent / series).as_posix() if series else "",
-        }
-        for name, values in columns.items():
-            values.append(row[name])
-        if progress:
-            progress(number + 1, len(films))
-    index = pd.DataFrame(columns, columns=list(COLUMNS))
-    _check_readable(root, index, classes if every_class else [], data.max_unreadable_fraction)
-    if thumbnails:
-        _write_thumbnails(pictures_NHW, thumbnails)
-    return _with_copies(index, pictures_NHW, root, near=near_duplicates)
+    with _new_file(thumbnails) as pictures_file:
+        with pictures_file.open("wb") as pictures:  # not in memory, however many there are
+            write_header(pictures, len(films))
+            for number, (film, (facts, picture)) in enumerate(zip(films, inspected, strict=True)):
+                pictures.write(picture.tobytes())
+                file = PurePosixPath(film.path)
+                patient = _first_group(patient_rule, file.name)
+                series = "" if patient else _first_group(series_rule, file.name)
+                row = {
+                    "path": film.path,
+                    "label": film.label,
+                    "subclass": film.subclass,
+                    **facts,
+                    "patient": patient,
+                    "series": (file.parent / series).as_posix() if series else "",
+                }
+                for name, values in columns.items():
+                    values.append(row[name])
+                if progress:
+                    progress(number + 1, len(films))
+        index = pd.DataFrame(columns, columns=list(COLUMNS))
+        _check_readable(root, index, classes if every_class else [], data.max_unreadable_fraction)
+        pictures_NHW = read_thumbnails(pictures_file, index)
+        return _with_copies(index, pictures_NHW, root, near=near_duplicates)
+
+
+@contextmanager
+def _new_file(path: Path | None) -> Iterator[Path]:
+    """Where to write what is to be at ``path``, or only needed for now."""
+    if path:
+        with atomic_path(path) as temporary:
+            yield temporary
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "thumbnails.npy"
 
 
 def _with_copies(
-    index: pd.DataFrame, pictures_NHW: Pixels, root: Path, *, near: bool
+    index: pd.DataFrame, pictures_NHW: Thumbnails, root: Path, *, near: bool
 ) -> pd.DataFrame:
     readable = np.flatnonzero(index["error"] == "")
-    hashes = perceptual_hashes(pictures_NHW[readable])
+    hashes = perceptual_hashes(pictures_NHW)[readable]
     phash, copies = np.full((2, len(index)), "", dtype=object)
     phash[readable] = [f"{value:016x}" for value in hashes.tolist()]
     # Films of the same bytes are known by their digest: one stands for all.
@@ -144,8 +159,9 @@ def _first_group(rule: re.Pattern[str], name: str) -> str:
     return (found[1] or "") if found else ""
 
 
-def _inspect(root: Path, film: Film) -> tuple[dict[str, Any], Pixels | None]:
-    """A film's columns and its thumbnail, where it decodes."""
+def _inspect(root: Path, film: Film) -> tuple[dict[str, Any], Pixels]:
+    """A film's columns and its thumbnail, black where it does not decode."""
+    black = np.zeros((THUMBNAIL_PX, THUMBNAIL_PX), dtype=np.uint8)
     facts: dict[str, Any] = {"sha256": "", "width": 0, "height": 0, "mode": "", "format": ""}
     mask = PurePosixPath("masks", film.path).with_suffix(".png")
     facts |= {"mask": str(mask) if (root / mask).is_file() else "", "error": ""}
@@ -158,9 +174,9 @@ def _inspect(root: Path, film: Film) -> tuple[dict[str, Any], Pixels | None]:
             quality = _jpeg_quality(image)
             picture, chroma = _picture_and_chroma(image)
     except OSError as error:
-        return facts | {"error": error.strerror or type(error).__name__}, None
+        return facts | {"error": error.strerror or type(error).__name__}, black
     except DataError as error:
-        return facts | {"error": str(error)}, None
+        return facts | {"error": str(error)}, black
     facts |= {"width": width, "height": height, "mode": mode, "format": kind}
     return facts | {"jpeg_quality": quality, "chroma": chroma}, picture
 
@@ -183,24 +199,6 @@ def _jpeg_quality(image: Image.Image) -> int:
         return 0
     scale = 100 * sum(tables[min(tables)]) / _IJG_SUM
     return max(1, round(100 - scale / 2 if scale <= 100 else 5000 / scale))
-
-
-def _write_thumbnails(pictures_NHW: Pixels, path: Path) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, pictures_NHW)
-
-
-def read_thumbnails(path: Path, index: pd.DataFrame) -> Pixels:
-    """What ``build_index`` left beside ``index``; DataError where it is not of these films."""
-    try:
-        pictures_NHW: Pixels = np.load(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); index the films anew") from error
-    if len(pictures_NHW) != len(index):
-        raise DataError(
-            f"{path}: holds {len(pictures_NHW)} films, the index {len(index)}; index the films anew"
-        )
-    return pictures_NHW
 
 
 def _check_readable(

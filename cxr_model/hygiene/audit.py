@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from cxr_model.config import RunConfig
 from cxr_model.hygiene.copies import Copies, find_copies, label_conflicts
 from cxr_model.hygiene.fingerprint import film_properties, fingerprint, told_apart_by
-from cxr_model.hygiene.near_duplicates import MAX_DISTANCE, METHOD, PLANTED, is_blank
+from cxr_model.hygiene.near_duplicates import MAX_DISTANCE, METHOD, PLANTED
 from cxr_model.hygiene.resemblance import LEAST_LIKENESS, find_unlike
-from cxr_model.index import patient_summary, read_index, read_thumbnails, unreadable_films
+from cxr_model.hygiene.thumbnails import Thumbnails, in_parts, is_blank, read_thumbnails
+from cxr_model.index import patient_summary, read_index, unreadable_films
 from cxr_model.run_folder import RunFolder, write_json, write_table
 from cxr_model.splits import group_films
 
@@ -48,7 +49,7 @@ class _Films:
     """The readable films and what was found in them, row by row."""
 
     table: pd.DataFrame
-    thumbnails_NHW: NDArray[np.uint8]
+    thumbnails_NHW: Thumbnails
     properties: pd.DataFrame
 
     def paths(self, mask: NDArray[np.bool_]) -> list[str]:
@@ -124,7 +125,8 @@ def _look_at_pictures(films: _Films) -> dict[str, Any]:
     inverted, turned, unlike = (np.zeros(len(blank), dtype=bool) for _ in range(3))
     inverted[shown], turned[shown], unlike[shown] = found.inverted, found.turned, found.unlike
     colored = (films.table["chroma"] > MAX_CHROMA).to_numpy()
-    page = (np.median(films.thumbnails_NHW, axis=(1, 2)) >= PAGE_GREY) & ~blank & ~colored
+    grey_N = in_parts(lambda part: np.median(part, axis=(1, 2)), films.thumbnails_NHW)
+    page = (grey_N >= PAGE_GREY) & ~blank & ~colored
     rest = ~colored & ~page
     reasons = [
         (colored, "coloured"),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cxr_model.hygiene.thumbnails import Thumbnails, in_parts
 from cxr_model.intervals import Estimate, count_groups, draw_figures, mean_of_rates, ratio
 
 HISTOGRAM_BINS = 32
@@ -23,8 +24,6 @@ _MEASURES = (
     "mean_grey",
 )
 
-Thumbnails = NDArray[np.uint8]
-
 
 def film_properties(films: pd.DataFrame, thumbnails_NHW: Thumbnails) -> pd.DataFrame:
     """A row a film: what a reader of files sees without looking at the lungs.
@@ -40,7 +39,7 @@ def film_properties(films: pd.DataFrame, thumbnails_NHW: Thumbnails) -> pd.DataF
             "aspect": (films["width"] / films["height"]).to_numpy(),
             "jpeg_quality": films["jpeg_quality"].to_numpy(),
             "chroma": films["chroma"].to_numpy(),
-            "border_grey": thumbnails_NHW[:, ~inside].mean(axis=1),
+            "border_grey": in_parts(lambda part: part[:, ~inside].mean(axis=1), thumbnails_NHW),
             "mean_grey": thumbnails_NHW.mean(axis=(1, 2)),
         }
     )
@@ -57,9 +56,15 @@ def fingerprint(
     }
 
 
+def _histogram(thumbnails_NHW: Thumbnails) -> NDArray[np.int64]:
+    """Counts of one row (1, bins), of all films together."""
+    bins = thumbnails_NHW.ravel() // (256 // HISTOGRAM_BINS)
+    return np.bincount(bins, minlength=HISTOGRAM_BINS)[None]
+
+
 def _class_record(films: pd.DataFrame, thumbnails_NHW: Thumbnails) -> dict[str, Any]:
     jpegs = films.loc[films["jpeg_quality"] > 0, "jpeg_quality"]
-    counts = np.bincount(thumbnails_NHW.ravel() // (256 // HISTOGRAM_BINS), minlength=32)
+    counts = in_parts(_histogram, thumbnails_NHW).sum(axis=0)
     return {
         "films": len(films),
         "width": _spread(films["width"]),

@@ -25,15 +25,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cxr_model.hygiene.candidates import near_hashes
-from cxr_model.hygiene.perceptual_hash import equalise
+from cxr_model.hygiene.thumbnails import Thumbnails, equalise, in_parts, is_blank
 
 MAX_DISTANCE = 0.025
 """Share of a thumbnail's variance that may be left unexplained between a film and its copy."""
 PLANTED = {"films": 1124, "recall": 0.995, "precision": 1.0}
 """What that threshold finds at least of real films' copies, cropped by 1 to 3 % with another gamma
 and JPEG quality, and how many of the pairs found are such; a test holds it to that."""
-BLANK_STD = 4.0
-"""Grey levels; a thumbnail that varies less shows nothing that could be recognised."""
 METHOD = (
     "64-bit cosine hash of the equalised 32 x 32 thumbnail within 9 bits, confirmed by the share "
     "of variance left after a least-squares fit of exposure, shift and stretch"
@@ -58,15 +56,7 @@ class Link:
     distance: float
 
 
-def is_blank(thumbnails_NHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Whether each film's thumbnail has (nearly) one grey level."""
-    spread_N: npt.NDArray[np.float64] = thumbnails_NHW.reshape(len(thumbnails_NHW), -1).std(axis=1)
-    return spread_N < BLANK_STD
-
-
-def find_links(
-    hashes_N: npt.NDArray[np.uint64], thumbnails_NHW: npt.NDArray[np.uint8]
-) -> list[Link]:
+def find_links(hashes_N: npt.NDArray[np.uint64], thumbnails_NHW: Thumbnails) -> list[Link]:
     """Links whose connected components are the near duplicates among N films.
 
     Nearest hashes are compared first, and films that hang together already are not compared
@@ -74,8 +64,9 @@ def find_links(
     """
     visible = np.flatnonzero(~is_blank(thumbnails_NHW))
     first, second, _ = near_hashes(hashes_N[visible])
-    alike = alike_at_a_glance(thumbnails_NHW[visible], first, second)
-    first, second = visible[first[alike]], visible[second[alike]]
+    first, second = visible[first], visible[second]
+    alike = alike_at_a_glance(thumbnails_NHW, first, second)
+    first, second = first[alike], second[alike]
     component = np.arange(len(hashes_N))
     links: list[Link] = []
     for start in range(0, len(first), _CHUNK):
@@ -86,25 +77,18 @@ def find_links(
         near = np.flatnonzero(distances <= MAX_DISTANCE)
         if len(near):
             links += [Link(int(left[k]), int(right[k]), float(distances[k])) for k in near]
-            component = components(len(hashes_N), links)
+            component = _joined(component, left[near], right[near])
     return links
 
 
 def alike_at_a_glance(
-    thumbnails_NHW: npt.NDArray[np.uint8], first_P: Places, second_P: Places
+    thumbnails_NHW: Thumbnails, first_P: Places, second_P: Places
 ) -> npt.NDArray[np.bool_]:
     """Whether the 8 x 8 means of each pair of equalised thumbnails correlate by 0.95 or more.
 
     It costs less than a hundredth of `thumbnail_distances`, and spares most candidates that.
     """
-    num_films, side = len(thumbnails_NHW), thumbnails_NHW.shape[-1] // _COARSE_PX
-    coarse_Nx = np.empty((num_films, _COARSE_PX**2), dtype=np.float32)
-    for start in range(0, num_films, _CHUNK):
-        films_NHW = equalise(thumbnails_NHW[start : start + _CHUNK])
-        blocks = films_NHW.reshape(-1, _COARSE_PX, side, _COARSE_PX, side).mean(axis=(2, 4))
-        coarse_Nx[start : start + _CHUNK] = blocks.reshape(len(films_NHW), -1)
-    coarse_Nx -= coarse_Nx.mean(axis=1, keepdims=True)
-    coarse_Nx /= np.maximum(np.linalg.norm(coarse_Nx, axis=1, keepdims=True), 1e-6)
+    coarse_Nx = in_parts(_coarse_means, thumbnails_NHW)
     alike_P = np.zeros(len(first_P), dtype=bool)
     for start in range(0, len(first_P), _COARSE_CHUNK):
         chunk = slice(start, start + _COARSE_CHUNK)
@@ -113,16 +97,32 @@ def alike_at_a_glance(
     return alike_P
 
 
+def _coarse_means(thumbnails_NHW: Thumbnails) -> npt.NDArray[np.float32]:
+    """(N, 64) of mean 0 and length 1."""
+    num_films, side = len(thumbnails_NHW), thumbnails_NHW.shape[-1] // _COARSE_PX
+    blocks = equalise(thumbnails_NHW).reshape(num_films, _COARSE_PX, side, _COARSE_PX, side)
+    coarse_Nx: npt.NDArray[np.float32] = blocks.mean(axis=(2, 4)).reshape(num_films, -1)
+    coarse_Nx -= coarse_Nx.mean(axis=1, keepdims=True)
+    coarse_Nx /= np.maximum(np.linalg.norm(coarse_Nx, axis=1, keepdims=True), 1e-6)
+    return coarse_Nx
+
+
 def components(num_films: int, links: Sequence[Link]) -> Places:
     """A number for each film (N,); films that links join, also through others, have the same."""
     ends = np.array([(link.first, link.second) for link in links], dtype=np.int64).reshape(-1, 2)
-    edges = coo_array((np.ones(len(ends)), tuple(ends.T)), shape=(num_films, num_films))
-    component: Places = connected_components(edges, directed=False)[1].astype(np.int64)
-    return component
+    return _joined(np.arange(num_films), *ends.T)
+
+
+def _joined(component_N: Places, first_P: Places, second_P: Places) -> Places:
+    """The components when pairs of films are joined too."""
+    ends = (component_N[first_P], component_N[second_P])
+    edges = coo_array((np.ones(len(first_P)), ends), shape=(len(component_N),) * 2)
+    joined: Places = connected_components(edges, directed=False)[1].astype(np.int64)
+    return joined[component_N]
 
 
 def thumbnail_distances(
-    thumbnails_NHW: npt.NDArray[np.uint8], first_P: Places, second_P: Places
+    thumbnails_NHW: Thumbnails, first_P: Places, second_P: Places
 ) -> npt.NDArray[np.float64]:
     """0 (the same picture) to 1 for each pair of places; either film may be the cropped one."""
     distances_P = np.ones(len(first_P))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_model.hygiene.perceptual_hash import equalise
+from cxr_model.hygiene.thumbnails import Thumbnails, equalise, in_parts
 
 LEAST_LIKENESS = 0.4
 """Correlation with the common picture, of at most 1."""
@@ -26,6 +26,7 @@ LEAST_COMMON = 0.5
 """Median likeness of a set that has a common picture."""
 LEAST_FILMS = 20
 _EDGE = 5  # pixels left out on each side; collimators and markers lie there
+_FOR_COMMON = 4096  # films at most whose median is the common picture, evenly out of all
 _SHIFTS = (-4, -2, 0, 2, 4)
 
 
@@ -40,21 +41,27 @@ class Resemblance:
     unlike: NDArray[np.bool_]
 
 
-def find_unlike(thumbnails_NHW: NDArray[np.uint8]) -> Resemblance:
+def find_unlike(thumbnails_NHW: Thumbnails) -> Resemblance:
     """Each film counts once: as inverted, turned or unlike, whichever explains it first."""
     none = np.zeros(len(thumbnails_NHW), dtype=bool)
     if len(thumbnails_NHW) < LEAST_FILMS:
         return Resemblance(0.0, none, none, none)
-    films_NHW = equalise(thumbnails_NHW)
     inner = slice(_EDGE, -_EDGE)
-    common_x = np.median(films_NHW[:, inner, inner], axis=0).ravel()
-    upright, negative = _likeness(films_NHW, common_x)
+    step = -(-len(thumbnails_NHW) // _FOR_COMMON)
+    common_x = np.median(equalise(thumbnails_NHW[::step])[:, inner, inner], axis=0).ravel()
+
+    def likeness(part_NHW: Thumbnails) -> NDArray[np.float32]:
+        """Of the film, of its negative and of the film turned, (N, 3)."""
+        films_NHW = equalise(part_NHW)
+        upright, negative = _likeness(films_NHW, common_x)
+        quarters = [np.rot90(films_NHW, turns, axes=(1, 2)) for turns in (1, 2, 3)]
+        turned = np.max([_likeness(turned_NHW, common_x)[0] for turned_NHW in quarters], axis=0)
+        return np.stack([upright, negative, turned], axis=1)
+
+    upright, negative, turned = in_parts(likeness, thumbnails_NHW).T
     median = float(np.median(upright))
     if median < LEAST_COMMON:
         return Resemblance(median, none, none, none)
-    turned = np.max(
-        [_likeness(np.rot90(films_NHW, k, axes=(1, 2)), common_x)[0] for k in (1, 2, 3)], axis=0
-    )
     best = np.maximum(negative, turned)
     is_other = best - upright > LEAST_GAIN
     is_inverted = is_other & (negative > turned) & (negative >= LEAST_LIKENESS)

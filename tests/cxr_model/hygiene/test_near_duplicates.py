@@ -18,10 +18,10 @@ from cxr_model.hygiene.near_duplicates import (
     alike_at_a_glance,
     components,
     find_links,
-    is_blank,
     thumbnail_distances,
 )
-from cxr_model.hygiene.perceptual_hash import equalise, perceptual_hashes
+from cxr_model.hygiene.perceptual_hash import perceptual_hashes
+from cxr_model.hygiene.thumbnails import equalise, is_blank
 from cxr_model.index import build_index
 from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.splits import group_films
