@@ -20,7 +20,7 @@ from cxr_model.config_json import read_config
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, Fold, fold_splits, plan_folds
 from cxr_model.index import read_index
-from cxr_model.intervals import certain_slack
+from cxr_model.intervals import Slack, wilson_slack
 from cxr_model.launch import end_with_parent
 from cxr_model.paired import compare_predictions
 from cxr_model.run_folder import RunFolder, write_json, write_table
@@ -149,21 +149,20 @@ def summarise_protocol(
     """
     by_fold = [fold_figures(films, classes) for _, films in predictions.groupby(["repeat", "fold"])]
     ratio = float(np.mean([record["num_holdout"] / record["num_train"] for record in records]))
+    overall = ("accuracy", "balanced_accuracy", "macro_f1")
+    values = {name: [figures[name] for figures in by_fold] for name in overall}
+    of_class = {name: [figures["sensitivity"][name] for figures in by_fold] for name in classes}
     groups = predictions.groupby("label")["group"].nunique()
-    asked = {
-        "accuracy": predictions["group"].nunique(),
-        "balanced_accuracy": groups.min(),
-        "macro_f1": groups.min(),
-    }
+    # F1 is held to be no surer than the sensitivity in it.
+    of_classes = _wilson(list(of_class.values()), [groups[name] for name in classes])
+    least = dict.fromkeys(overall, of_classes)
+    least["accuracy"] = _wilson([values["accuracy"]], [predictions["group"].nunique()])
     row: dict[str, Any] = {
-        name: mean_over_folds([figures[name] for figures in by_fold], ratio, num_groups)
-        for name, num_groups in asked.items()
+        name: mean_over_folds(values[name], ratio, least[name]) for name in overall
     }
     row["sensitivity"] = {
-        name: mean_over_folds(
-            [figures["sensitivity"][name] for figures in by_fold], ratio, groups[name]
-        )
-        for name in classes
+        name: mean_over_folds(of_folds, ratio, _wilson([of_folds], [groups[name]]))
+        for name, of_folds in of_class.items()
     }
     return row | {
         "num_parameters": records[0]["num_parameters"],
@@ -177,25 +176,28 @@ def summarise_protocol(
     }
 
 
-def mean_over_folds(
-    values: Sequence[float], test_to_train: float, num_groups: int
-) -> dict[str, Any]:
+def _wilson(rates_RF: Sequence[Sequence[float]], num_groups_R: Sequence[int]) -> Slack:
+    """How far the mean of rates may lie off by Wilson's intervals, below and above."""
+    return wilson_slack(np.mean(rates_RF, axis=1), np.array(num_groups_R))
+
+
+def mean_over_folds(values: Sequence[float], test_to_train: float, least: Slack) -> dict[str, Any]:
     """Mean with a 95 % interval from the corrected resampled t-test.
 
     Nadeau & Bengio 2003, doi:10.1023/A:1024068626366: the trainings of several folds share
     films, so the plain variance of their mean is too small; ``test_to_train``, the ratio of
-    films tested to films trained on, is added to ``1 / len(values)``. Folds that are all
-    without fault do not vary: there Wilson's interval tells, with ``num_groups`` for trials.
+    films tested to films trained on, is added to ``1 / len(values)``. Folds may agree by chance:
+    the interval reaches ``least`` below and above the mean at least.
     """
     count = len(values)
     mean = float(np.mean(values))
     scale = math.sqrt(1 / count + test_to_train)
     half = float(stdtrit(count - 1, 0.975) * scale * np.std(values, ddof=1))
-    below, above = certain_slack(np.array([mean]), np.array([num_groups]))
+    below, above = (max(half, distance) for distance in least)
     return {
         "mean": mean,
-        "ci_low": max(0.0, mean - math.hypot(half, below)),
-        "ci_high": min(1.0, mean + math.hypot(half, above)),
+        "ci_low": max(0.0, mean - below),
+        "ci_high": min(1.0, mean + above),
         "by_fold": list(values),
     }
 

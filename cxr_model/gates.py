@@ -13,6 +13,7 @@ import pandas as pd
 
 from cxr_model.config import RunConfig
 from cxr_model.errors import DataError, GateError
+from cxr_model.explanations.verdicts import LEAST_GROUPS
 from cxr_model.index import read_index
 from cxr_model.intervals import format_estimate
 from cxr_model.run_folder import RunFolder, read_json
@@ -155,11 +156,14 @@ def _calibration(evidence: Path) -> Finding:
 def _explanation(evidence: Path) -> Finding:
     if not evidence.is_file():
         return None, "no method of explanation was tested"
-    tested = read_json(evidence)["methods"]
+    record = read_json(evidence)
+    tested = record["methods"]
     methods = tested.values()
     failed = ", ".join(method["title"] for method in methods if not method["passed"])
     passed = ", ".join(method["title"] for method in methods if method["passed"])
     words = [f"passed: {passed}"] * bool(passed) + [f"failed: {failed}"] * bool(failed)
-    if SHOWN_METHOD in tested:
-        return bool(tested[SHOWN_METHOD]["passed"]), "; ".join(words)
-    return bool(passed), "; ".join(words)
+    is_green = bool(tested[SHOWN_METHOD]["passed"] if SHOWN_METHOD in tested else passed)
+    if is_green and record["num_groups"] < LEAST_GROUPS:
+        words.append(f"films of {record['num_groups']} groups are too few to tell")
+        return None, "; ".join(words)
+    return is_green, "; ".join(words)

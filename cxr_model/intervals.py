@@ -87,10 +87,14 @@ def mean_of_rates(rates_R: Array, drawn_RB: Array, num_groups_R: Array) -> Figur
     )
 
 
-def rate_estimate(value: float, drawn_B: Array, groups_N: Array) -> Estimate:
+def rate_figure(value: float, drawn_B: Array, groups_N: Array) -> Figure:
     """A share of films, whose groups are (N,), as `mean_of_rates` has it."""
     num_groups = np.array([len(np.unique(groups_N))])
-    return mean_of_rates(np.array([value]), drawn_B[None], num_groups).estimate(len(groups_N))
+    return mean_of_rates(np.array([value]), drawn_B[None], num_groups)
+
+
+def rate_estimate(value: float, drawn_B: Array, groups_N: Array) -> Estimate:
+    return rate_figure(value, drawn_B, groups_N).estimate(len(groups_N))
 
 
 def share_estimate(is_so_N: Array, groups_N: Array, *, draws: int, seed: int) -> Estimate:
@@ -105,6 +109,11 @@ def share_estimate(is_so_N: Array, groups_N: Array, *, draws: int, seed: int) ->
         seed=seed,
     )
     return rate_estimate(float(points["share"]), drawn["share"], groups_N)
+
+
+def wilson_slack(rates_R: Array, num_groups_R: Array) -> Slack:
+    """The slack of a mean of rates whose draws do not stray at all: Wilson's intervals alone."""
+    return _rate_slack(rates_R, num_groups_R, np.stack([rates_R, rates_R], axis=-1))
 
 
 def certain_slack(rates_R: Array, num_groups_R: Array) -> Slack:
@@ -132,15 +141,17 @@ def difference_slack(first: Slack, second: Slack) -> Slack:
     return math.hypot(first[0], second[1]), math.hypot(first[1], second[0])
 
 
-def widen(estimate: Estimate, slack: Iterable[float]) -> Estimate:
-    """The estimate with a slack added to its interval, as squares."""
+def widen(
+    estimate: Estimate, slack: Iterable[float], within: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
+    """The estimate with a slack added to its interval, as squares, up to the figure's bounds."""
     value = estimate["value"]
     if value is None:
         return estimate
     below, above = slack
     return estimate | {
-        "ci_low": value - math.hypot(value - estimate["ci_low"], below),
-        "ci_high": value + math.hypot(estimate["ci_high"] - value, above),
+        "ci_low": max(within[0], value - math.hypot(value - estimate["ci_low"], below)),
+        "ci_high": min(within[1], value + math.hypot(estimate["ci_high"] - value, above)),
     }
 
 

@@ -5,6 +5,7 @@ three classes took 0.1 s for 225 films, 1.5 s for 2,000 and 9 s for 20,000 (one 
 212 MB at the peak).
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -74,7 +75,7 @@ def evaluate_predictions(
         "confusion_matrix": confusion_CC.tolist(),
         "confusion_matrix_interval": {
             end: [
-                [float(np.clip(cell[end], 0, films)) for cell in row]
+                [min(cell[end], float(films)) for cell in row]
                 for row, films in zip(estimates["confusion_matrix"], true_C, strict=True)
             ]
             for end in ("ci_low", "ci_high")
@@ -163,7 +164,7 @@ def figure_slacks(
             ).slack
         ),
         "macro_f1": np.hypot.reduce([slacks["f1"][c] for c in present]) / len(present),
-        "mcc": np.minimum(ratio(np.array(accuracy.certain), np.full(2, mixture)), 2.0),
+        "mcc": ratio(np.array(accuracy.certain), np.full(2, mixture)),
     }
 
 
@@ -265,12 +266,15 @@ def _estimates(
 ) -> dict[str, Array]:
     """Arrays of `Estimate`, each in its figure's shape."""
 
-    def estimate(value: float, low: float, high: float, n: int, *slack: float) -> Estimate:
-        return widen(make_estimate(value, low, high, n), slack)
+    def estimate(
+        within: tuple[float, float], value: float, low: float, high: float, n: int, *slack: float
+    ) -> Estimate:
+        return widen(make_estimate(value, low, high, n), slack, within)
 
-    to_estimate = np.vectorize(estimate, otypes=[object])
+    bounds = dict.fromkeys(points, (0.0, 1.0))
+    bounds |= {"mcc": (-1.0, 1.0), "confusion_matrix": (0.0, math.inf)}
     return {
-        name: to_estimate(
+        name: np.vectorize(partial(estimate, bounds[name]), otypes=[object])(
             points[name],
             *np.moveaxis(np.apply_along_axis(percentile_interval, -1, drawn[name]), -1, 0),
             num_films[name],

@@ -18,7 +18,9 @@ def compare_predictions(
 ) -> dict[str, Any]:
     """Paired bootstrap over groups and McNemar's test, first minus second.
 
-    Beside the differences, ``first`` and ``second`` hold the figures of each.
+    Beside the differences, ``first`` and ``second`` hold the figures of each; ``fewest_groups``
+    is how many groups the class with the fewest has. Draws of very few stray too little
+    (`run_comparison.LEAST_GROUPS`).
 
     Both tables have ``path``, ``label``, ``group``, ``predicted`` and a probability column a
     class, a row a film, of the same films; ``group`` is the first one's. Raises ``DataError``
@@ -42,6 +44,7 @@ def compare_predictions(
     return {
         "n": num,
         "num_groups": int(first["group"].nunique()),
+        "fewest_groups": int(first.groupby("label")["group"].nunique().min()),
         **{name: both[0][name].less(both[1][name]).estimate(num) for name in _COMPARED},
         **{
             which: {name: figures[name].estimate(num) for name in _COMPARED}

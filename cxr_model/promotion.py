@@ -7,7 +7,7 @@ from cxr_model.config_json import read_config
 from cxr_model.errors import DataError
 from cxr_model.gates import Gate, check_gates
 from cxr_model.intervals import format_estimate
-from cxr_model.run_comparison import compare_runs
+from cxr_model.run_comparison import compare_runs, is_better, too_few_groups
 from cxr_model.run_folder import RunFolder, read_json
 
 DRAWS = 2000
@@ -36,7 +36,7 @@ def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
     is left to the operator, as nobody looked, or nobody can tell.
     The films are those that both networks were tested on, and neither trained on. The test is
     won where the 95 % interval of the difference in balanced accuracy, from a paired bootstrap
-    over groups, lies above 0.
+    over groups, lies above 0, with `run_comparison.LEAST_GROUPS` groups of each class at least.
     """
     gates = promotion_gates(challenger)
     others = [f"{gate.name} {gate.state}" for gate in gates if not gate.passed]
@@ -52,11 +52,12 @@ def judge(challenger: RunFolder, champion: RunFolder | None) -> Verdict:
         why = f"not promoted: cannot be compared with the champion: {error}; {_OPERATOR}"
         return Verdict(promote=False, why=why, gates=gates, comparison=None)
     gain = found["balanced_accuracy"]
-    is_won = gain["ci_low"] is not None and gain["ci_low"] > 0
+    is_won = is_better(found)
     why = (
         f"{'promoted: better' if is_won else 'not promoted: not shown to be better'} than the "
         f"champion on {found['n']} films of both holdouts: balanced accuracy differs by "
         f"{format_estimate(gain)}, McNemar p = {found['mcnemar']['p_value']:.2g}"
+        f"{too_few_groups(found)}"
     )
     return Verdict(promote=is_won, why=why, gates=gates, comparison=found)
 

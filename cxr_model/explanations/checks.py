@@ -102,6 +102,7 @@ def check_methods(
         },
         "lung_field": {"method": LUNG_FIELD_METHOD, **LUNG_FIELD_QUALITY},
         "num_films": len(films.x_NCHW),
+        "num_groups": len(np.unique(films.groups_N)),
         "num_films_few": len(films.few().x_NCHW),
         "radius": RADIUS,
         "samples": NUM_PERTURBATIONS,

@@ -24,16 +24,24 @@ _BATCH = 64
 
 
 def choose_holdout(predictions: pd.DataFrame, seed: int, most: int = MOST_FILMS) -> pd.DataFrame:
-    """All holdout films; of more than ``most``, half the surest mistakes, and a sample."""
-    films = predictions[predictions["split"] == "holdout"]
+    """All holdout films; of more than ``most``, a sample and the surest mistakes outside of it.
+
+    At most half are mistakes for their own sake; the column ``sampled`` is false for these.
+    """
+    films = predictions[predictions["split"] == "holdout"].assign(sampled=True)
     if len(films) <= most:
         return films
     columns = [name for name in films.columns if name.startswith("probability_")]
     wrong = films[films["predicted"] != films["label"]]
     surest = films.loc[wrong.index, columns].max(axis=1).nlargest(most // 2).index
-    others = films.index.difference(surest)
-    rng = np.random.default_rng(seed)
-    return films.loc[surest.union(pd.Index(rng.choice(others, most - len(surest), replace=False)))]
+    order = pd.Index(np.random.default_rng(seed).permutation(films.index))
+    # The sample grows until it and the mistakes that it does not hold are as many as are wanted.
+    num_sampled = most - len(surest)
+    while num_sampled + (~surest.isin(order[:num_sampled])).sum() < most:
+        num_sampled += 1
+    sample = order[:num_sampled]
+    chosen = films.loc[films.index.isin(sample) | films.index.isin(surest)]
+    return chosen.assign(sampled=chosen.index.isin(sample))
 
 
 class MeanMaps:
@@ -76,9 +84,9 @@ def write_holdout(
 ) -> None:
     """``holdout.npz``: path (N,), film uint8 thumbnails, grad-cam float16 (N, h, w).
 
-    ``films`` has the columns path, sha256 and predicted; ``pixels_of`` decodes digests,
-    ``prepare`` makes the network's input of pixels. The films and their maps of the
-    predicted class go into ``means``.
+    ``films`` has the columns path, sha256, predicted and sampled; ``pixels_of`` decodes digests,
+    ``prepare`` makes the network's input of pixels. The films that are sampled and their maps
+    of the predicted class go into ``means``.
     """
     thumbnails, cams = [], []
     for start in range(0, len(films), _BATCH):
@@ -90,9 +98,10 @@ def write_holdout(
         small_Nhw = small_grad_cam_maps(network, x_NCHW, targets_N).float()
         size = x_NCHW.shape[2:]
         maps_N1HW = F.interpolate(small_Nhw[:, None], size=size, mode="bilinear")
-        means.add_maps("grad-cam", names, maps_N1HW[:, 0])
-        for name, film in zip(names, pixels, strict=True):
-            means.add(f"film_{name}", film)
+        sampled = np.flatnonzero(batch["sampled"])
+        means.add_maps("grad-cam", [names[k] for k in sampled], maps_N1HW[sampled, 0])
+        for k in sampled:
+            means.add(f"film_{names[k]}", pixels[k])
         thumbnails += [_thumbnail(film) for film in pixels]
         cams.append(small_Nhw.cpu().numpy().astype(np.float16))
     arrays = {

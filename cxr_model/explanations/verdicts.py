@@ -28,6 +28,8 @@ MOST_DELTA = 0.05
 """Of the logit's change: Sundararajan et al. 2017, section 5, ask for 5 %."""
 MOST_SAMPLED_DELTA = 0.25
 """GradientShap draws its points, so its sum has sampling error beside the true one."""
+LEAST_GROUPS = 5
+"""Of one patient's films, or two, any map may come out better than the baselines by luck."""
 
 _DRAWS = 2000
 _FAILURES = {

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from cxr_model.intervals import (
     Estimate,
-    certain_slack,
+    Slack,
     draw_figures,
     estimate_from_draws,
     make_estimate,
     proportion_interval,
+    rate_figure,
     widen,
 )
 
@@ -102,8 +103,8 @@ def measure_calibration(
     says what a network that means what it says shows on as many films: the ``mean``, and what
     97.5 % of them stay below (``high``). The interval of an error begins at 0 where it lies
     below that. All other intervals are percentile ones; all are from a bootstrap over groups.
-    Where every film is a hit, errors, Brier score and log likelihood are widened by the misses
-    that so many groups leave possible.
+    Upwards errors, Brier score and log likelihood are widened by the misses that so many groups
+    leave possible and the draws do not show; where every film is a hit errors are downwards too.
 
     ``passed`` is false where the interval of the calibrated error lies wholly above
     `TOLERATED_ECE`, true where it ends at or below `EXCLUDED_ECE`, and else None: so few films
@@ -175,6 +176,7 @@ def _measure(
             for forecast, own in zip(forecasts, edges, strict=True)
         ]
         return scores(weights_NB) | {
+            "hits": hit_N @ weights_NB / weights_NB.sum(axis=0),
             "error": np.stack([error_B for error_B, _ in errors]),
             "stray": np.stack([stray_B for _, stray_B in errors]),
         }
@@ -185,9 +187,10 @@ def _measure(
         for (forecast_N, _), own, stray_B in zip(forecasts, edges, drawn["stray"], strict=True)
     ]
     num = len(truth_N)
-    unseen = _unseen_misses(hit_N, groups_N)
+    hits = rate_figure(float(points["hits"]), drawn["hits"], groups_N)
+    unseen = hits.slack[0]  # a share of misses, as what lies below the hits
     own_error, *classwise = (
-        _error_estimate(float(value), drawn_B, chance["high"], unseen, num)
+        _error_estimate(float(value), drawn_B, chance["high"], (hits.certain[0], unseen), num)
         for value, drawn_B, chance in zip(points["error"], drawn["error"], by_chance, strict=True)
     )
     # What a miss costs whose class is the second most probable.
@@ -206,12 +209,6 @@ def _measure(
         },
         "bins": _bins(confidence_N, hit_N, edges[0]),
     }
-
-
-def _unseen_misses(hit_N: Array, groups_N: Array) -> float:
-    """Share of misses that Wilson's interval leaves possible where the films show none."""
-    num_groups = np.array([len(np.unique(groups_N))])
-    return certain_slack(hit_N.mean()[None], num_groups)[0]
 
 
 def _losses(scores_NC: Array, labels_N: Array) -> Array:
@@ -242,20 +239,20 @@ def _proper_scores(
 
 
 def _error_estimate(
-    value: float, drawn_B: Array, by_chance: float, unseen: float, n: int
+    value: float, drawn_B: Array, by_chance: float, slack: Slack, n: int
 ) -> Estimate:
     """Calibration error with an interval that holds the true one about 19 times in 20.
 
     The percentile interval never does for a calibrated network, and misses low errors: a
     draw's error lies above the value as the value lies above the truth. Hence from below the
     draws are reflected about the value (Davison & Hinkley 1997, 5.2), down to 0 where chance
-    alone goes as far; from above their spread is laid on the value. A share ``unseen`` of
-    misses moves the error by as much.
+    alone goes as far; from above their spread is laid on the value. ``slack`` is a share of
+    misses that the draws do not show; each moves the error by as much.
     """
     middle, high = np.percentile(drawn_B, (50, 97.5))
     ci_low = 0.0 if value <= by_chance else min(value, max(0.0, 2 * value - high))
-    estimate = widen(make_estimate(value, ci_low, value + high - middle, n), (unseen, unseen))
-    return estimate | {"ci_low": max(0.0, estimate["ci_low"])}
+    estimate = make_estimate(value, ci_low, value + high - middle, n)
+    return widen(estimate, slack, (0.0, 1.0))
 
 
 def _error_by_chance(

@@ -16,9 +16,9 @@ from cxr_model.intervals import (
     Estimate,
     draw_figures,
     estimate_from_draws,
-    make_estimate,
-    rate_estimate,
+    rate_figure,
     ratio,
+    widen,
 )
 
 Array = NDArray[Any]
@@ -66,10 +66,10 @@ def measure_operating_points(
     """Sensitivity, specificity, and PPV and NPV at `PREVALENCES`, a row a class and rule.
 
     Predictive values follow by Bayes' rule from sensitivity and specificity, draw by draw, as
-    the share of a class among the films says nothing of a hospital's. Where no film is
-    called wrongly, or none rightly, draws of the same films cannot stray: sensitivity and
-    specificity then have Wilson's interval with groups for trials, and a predictive value
-    that of their two lower and their two upper bounds.
+    the share of a class among the films says nothing of a hospital's. Draws of few groups, or
+    of films that are all called rightly, stray too little: sensitivity and specificity have
+    Wilson's interval with groups for trials at least, and a predictive value is widened by what
+    that makes of it.
     """
     pairs = [(c, rule) for c in range(len(classes)) for rule in thresholds[classes[c]]]
     is_positive_NK = np.stack([truth_N == c for c, _ in pairs], axis=1)
@@ -161,28 +161,36 @@ def _estimates(
     point: dict[str, float], draw: dict[str, Array], groups: Array, other_groups: Array
 ) -> dict[str, Any]:
     """All figures of one row; ``groups`` are those of the class's films."""
-    rates = {
-        "sensitivity": rate_estimate(point["sensitivity"], draw["sensitivity"], groups),
-        "specificity": rate_estimate(point["specificity"], draw["specificity"], other_groups),
-    }
-    is_certain = any(value in (0.0, 1.0) for value in (point["sensitivity"], point["specificity"]))
-    limits = [
-        (np.float64(rates["sensitivity"][bound] or 0), np.float64(rates["specificity"][bound] or 0))
-        for bound in ("ci_low", "ci_high")
-    ]
     num = len(groups) + len(other_groups)
+    rates = {
+        name: rate_figure(point[name], draw[name], own)
+        for name, own in (("sensitivity", groups), ("specificity", other_groups))
+    }
 
     def value(name: str, prevalence: float) -> Estimate:
         key = f"{name} {prevalence}"
-        if not is_certain or np.isnan(point[key]):
-            return estimate_from_draws(point[key], draw[key], num)
-        low, high = (
-            float(predictive_values(sensitivity, specificity, prevalence)[name])
-            for sensitivity, specificity in limits
+        changes_22 = np.array(
+            [
+                [_changed(name, prevalence, point, rate, by) for by in (-below, above)]
+                for rate, (below, above) in ((rate, own.slack) for rate, own in rates.items())
+            ]
         )
-        return make_estimate(point[key], low, high, num)
+        found = estimate_from_draws(point[key], draw[key], num)
+        return widen(found, np.hypot(*changes_22).tolist(), (0.0, 1.0))
 
-    return rates | {
+    return {
+        "sensitivity": rates["sensitivity"].estimate(len(groups)),
+        "specificity": rates["specificity"].estimate(len(other_groups)),
+    } | {
         name: {str(prevalence): value(name, prevalence) for prevalence in PREVALENCES}
         for name in ("ppv", "npv")
     }
+
+
+def _changed(name: str, prevalence: float, point: dict[str, float], rate: str, by: float) -> float:
+    """What a predictive value changes when one of its two rates does, which raises both alike."""
+    sensitivity, specificity = (
+        np.float64(point[each] + by * (each == rate)) for each in ("sensitivity", "specificity")
+    )
+    changed = predictive_values(sensitivity, specificity, prevalence)[name]
+    return abs(float(changed) - point[f"{name} {prevalence}"])

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 Array = NDArray[Any]
 
+_LEAST_SPREAD = 1e-6  # of log odds, which differ by rounding below it
 _STEPS = 40
 _LONGEST_STEP = 2.0  # in standard deviations of the log odds; Newton's method may overshoot
 _TOLERANCE = 1e-6  # of a step; the error after it is about its square
@@ -24,10 +25,12 @@ def intercept_and_slope(log_odds_N: Array, hit_N: Array, weights_NB: Array) -> t
     1 where the forecasts are too extreme. The intercept is that of one with the slope held at
     1, "calibration in the large" (Van Calster et al. 2019, doi:10.1186/s12916-019-1466-7):
     below 0 where they are too high. NaN where there is no finite answer, as where every film
-    is a hit, or where some log odds part hits from misses.
+    is a hit, or where some log odds part hits from misses; the slope also where all log odds are
+    (nearly) the same.
     """
-    scale = log_odds_N.std()
-    scale = scale if scale > 0 else 1.0
+    spread = log_odds_N.std()
+    has_slope = spread > _LEAST_SPREAD
+    scale = spread if has_slope else 1.0
     centre = log_odds_N.mean()
     ones_N = np.ones(len(log_odds_N))
     design_NP = np.stack([ones_N, (log_odds_N - centre) / scale], axis=1)
@@ -35,7 +38,9 @@ def intercept_and_slope(log_odds_N: Array, hit_N: Array, weights_NB: Array) -> t
     intercept_B = _fit_draws(ones_N[:, None], log_odds_N, hit_N, weights_NB)[0]
     hits_B = hit_N @ weights_NB
     is_mixed_B = (hits_B > 0) & (hits_B < weights_NB.sum(axis=0))
-    return np.where(is_mixed_B, intercept_B, np.nan), np.where(is_mixed_B, slope_B, np.nan)
+    return np.where(is_mixed_B, intercept_B, np.nan), np.where(
+        is_mixed_B & has_slope, slope_B, np.nan
+    )
 
 
 def _fit_draws(design_NP: Array, offset_N: Array, hit_N: Array, weights_NB: Array) -> Array:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_model.intervals import (
-    certain_slack,
     draw_figures,
     estimate_from_draws,
     rate_estimate,
+    rate_figure,
     ratio,
     widen,
 )
@@ -88,21 +88,24 @@ def measure_selective(
         covered_B = is_answered_N @ weights_NB
         return {
             "aurc": np.einsum("ub,ub->b", mass_UB, risk_UB) / total_B,
+            "wrong": wrong_N @ weights_NB / total_B,
             "coverage": covered_B / total_B,
             "accuracy": ratio((is_answered_N * hit_N) @ weights_NB, covered_B),
         }
 
     points, drawn = draw_figures(figures, groups_N, draws=draws, seed=seed)
     num = len(hit_N)
-    # Where nothing is wrong the area may be what the error rate may be, and is no surer.
-    slack = certain_slack(np.array([wrong_N.mean()]), np.array([len(np.unique(groups_N))]))
+    # The area may be what the error rate may be, and is no surer.
+    slack = rate_figure(float(points["wrong"]), drawn["wrong"], groups_N).slack
     _, coverage_U, risk_U = risk_coverage(confidence_N, hit_N)
     step = -(-len(coverage_U) // _MOST_POINTS)
     kept = np.unique(np.append(np.arange(0, len(coverage_U), step), len(coverage_U) - 1))
     return {
         "coverage": coverage_U[kept].tolist(),
         "risk": risk_U[kept].tolist(),
-        "aurc": widen(estimate_from_draws(float(points["aurc"]), drawn["aurc"], num), slack),
+        "aurc": widen(
+            estimate_from_draws(float(points["aurc"]), drawn["aurc"], num), slack, (0.0, 1.0)
+        ),
         "threshold": threshold,
         "rule": rule,
         "coverage_at_threshold": rate_estimate(

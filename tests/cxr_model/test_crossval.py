@@ -22,12 +22,13 @@ from cxr_model.crossval import (
     drop_folds_of_other_films,
     mean_over_folds,
     run_fold,
+    summarise_protocol,
 )
 from cxr_model.data_config import PhantomConfig
 from cxr_model.errors import ConfigError
 from cxr_model.folds import CrossvalConfig, plan_folds
 from cxr_model.index import build_index, read_index, write_index
-from cxr_model.intervals import proportion_interval
+from cxr_model.intervals import proportion_interval, wilson_slack
 from cxr_model.phantoms.phantom import write_phantoms
 from cxr_model.reports.crossval_report import crossval_headline, summary_markdown, write_crossval
 from cxr_model.run_folder import RunFolder, read_json, sha256_file, write_json
@@ -103,15 +104,30 @@ def test_page_and_summary_show_both_protocols_and_the_difference(run: RunFolder)
 
 
 @pytest.mark.parametrize(
-    ("low", "told"),
-    [(0.01, "A published figure gains something"), (-0.01, "one of up to +0.100 is not ruled out")],
+    ("low", "related", "told"),
+    [
+        (0.01, (0.07, 0.02), "A published figure gains something"),
+        (0.01, (0.07, -0.01), "That the gain comes from relatives is not shown"),
+        (0.01, (0.03, 0.01), "That the gain comes from relatives is not shown"),
+        (0.01, None, "That the gain comes from relatives is not shown"),
+        (-0.01, (0.07, 0.02), "one of up to +0.100 is not ruled out"),
+    ],
 )
-def test_a_gain_is_claimed_only_where_the_interval_leaves_zero_out(
-    run: RunFolder, config: RunConfig, low: float, told: str, monkeypatch: pytest.MonkeyPatch
+def test_a_gain_is_claimed_only_where_the_films_with_relatives_show_it(
+    run: RunFolder,
+    config: RunConfig,
+    low: float,
+    related: tuple[float, float] | None,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gap = {"value": 0.05, "ci_low": low, "ci_high": 0.1}
     found = {"accuracy": gap, "balanced_accuracy": gap, "num_groups": 3, "n": 9}
     found["mcnemar"] = {"only_first": 2, "only_second": 1, "p_value": 0.5}
+    if related:
+        value, of_related = related
+        found["related"] = {"n": 6, "accuracy": {**gap, "value": value, "ci_low": of_related}}
+        found["unrelated"] = {"n": 3, "accuracy": {**gap, "value": 0.04, "ci_low": -0.1}}
     monkeypatch.setattr(
         "cxr_model.reports.crossval_report.leakage_estimate", lambda *_, **__: found
     )
@@ -193,10 +209,38 @@ def test_the_interval_is_widened_for_films_that_trainings_share() -> None:
     values = [0.81, 0.86, 0.84, 0.9]
     spread = np.std(values, ddof=1) * np.sqrt(1 / 4 + 1 / 3)  # Nadeau & Bengio's correction
     low, high = stats.t.interval(0.95, 3, np.mean(values), spread)
-    figure = mean_over_folds(values, test_to_train=1 / 3, num_groups=60)
+    figure = mean_over_folds(values, test_to_train=1 / 3, least=(0.0, 0.0))
     assert (figure["ci_low"], figure["ci_high"]) == pytest.approx((low, min(1.0, high)))
-    assert mean_over_folds([0.8, 0.8, 0.8], 1 / 3, 60)["ci_low"] == pytest.approx(0.8)
-    assert mean_over_folds([1.0, 1.0], 1, 60)["ci_low"] == proportion_interval(60, 60)["ci_low"]
+
+
+def test_folds_that_agree_by_chance_are_no_surer_than_their_films() -> None:
+    films = pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(100)],
+            "label": ["a", "b"] * 50,
+            "predicted": ["a", "b"] * 40 + ["b", "a"] * 10,  # 8 of 10 in each of ten folds
+            "group": [str(i // 2) for i in range(100)],
+            "repeat": 1,
+            "fold": np.tile(np.repeat(np.arange(1, 6), 2), 10),
+        }
+    )
+    record = {"num_holdout": 20, "num_train": 80, "num_parameters": 1, "training_seconds": 1.0}
+    record |= {"films_per_second": 1.0, "device": "CPU", "precision": "float32"}
+    row = summarise_protocol(films, [record] * 5, ["a", "b"])
+    assert set(row["accuracy"]["by_fold"]) == {0.8}
+    wilson = proportion_interval(40, 50)
+    for name in ("accuracy", "sensitivity"):
+        found = row[name] if name == "accuracy" else row[name]["a"]
+        assert found["ci_low"] == pytest.approx(wilson["ci_low"])
+        assert found["ci_high"] == pytest.approx(wilson["ci_high"])
+    half = (0.8 - wilson["ci_low"]) / np.sqrt(2)  # the mean of two independent rates
+    assert row["balanced_accuracy"]["ci_low"] == pytest.approx(0.8 - half)
+
+
+def test_faultless_folds_have_wilsons_interval() -> None:
+    least = wilson_slack(np.array([1.0]), np.array([60]))
+    figure = mean_over_folds([1.0, 1.0], 1, least)
+    assert figure["ci_low"] == pytest.approx(proportion_interval(60, 60)["ci_low"])
 
 
 def test_an_interrupted_fold_goes_on_to_the_weights_of_an_unbroken_one(
@@ -278,7 +322,7 @@ def test_lists_of_runs_show_the_stricter_protocol(run: RunFolder, order: tuple[s
 def test_without_shared_films_the_interval_is_students() -> None:
     values = [0.81, 0.86, 0.84, 0.9]
     expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    figure = mean_over_folds(values, test_to_train=0.0, num_groups=60)
+    figure = mean_over_folds(values, test_to_train=0.0, least=(0.0, 0.0))
     assert (figure["ci_low"], figure["ci_high"]) == pytest.approx(expected)
 
 

@@ -61,7 +61,7 @@ def write_evidence(run: RunFolder, *, is_good: bool) -> None:
     calibration = {"passed": is_good, "verdict": "as measured"}
     write_json(run.reliability, {"calibration": calibration})
     methods = {"grad-cam": {"title": "Grad-CAM", "passed": is_good}}
-    write_json(run.explanations, {"methods": methods})
+    write_json(run.explanations, {"num_groups": 24, "methods": methods})
 
 
 def states(run: RunFolder, **settings: Any) -> dict[str, bool | None]:
@@ -161,13 +161,20 @@ def test_the_method_that_users_see_decides_whether_a_run_explains(run: RunFolder
         "occlusion": {"title": "Occlusion", "passed": True},
         "grad-cam": {"title": "Grad-CAM", "passed": False},
     }
-    write_json(run.explanations, {"methods": methods})
+    write_json(run.explanations, {"num_groups": 24, "methods": methods})
     (*_, explanation) = check_gates(run, RunConfig())
     assert explanation.is_red
     assert explanation.found == "passed: Occlusion; failed: Grad-CAM"
     del methods["grad-cam"]
-    write_json(run.explanations, {"methods": methods})
+    write_json(run.explanations, {"num_groups": 24, "methods": methods})
     assert states(run)["explanation"]
+
+
+def test_maps_of_few_patients_pass_by_luck_and_leave_the_gate_undecided(run: RunFolder) -> None:
+    for passed, state in ((True, None), (False, False)):
+        methods = {"grad-cam": {"title": "Grad-CAM", "passed": passed}}
+        write_json(run.explanations, {"num_groups": 4, "methods": methods})
+        assert states(run)["explanation"] is state
 
 
 def test_silence_of_the_shortcut_rules_is_no_pass_where_it_says_nothing(run: RunFolder) -> None:

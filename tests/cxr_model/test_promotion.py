@@ -91,7 +91,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         write_json(run.model_card, asdict(card))
         write_json(run.shortcuts, NO_ALARM)
         write_json(run.reliability, {"calibration": {"passed": True, "verdict": ""}})
-        write_json(run.explanations, {"methods": {"a": {"title": "A", "passed": True}}})
+        tested = {"num_groups": 24, "methods": {"a": {"title": "A", "passed": True}}}
+        write_json(run.explanations, tested)
         return run
 
     return make

@@ -6,7 +6,7 @@ import pytest
 
 from cxr_model.errors import DataError
 from cxr_model.paired import compare_predictions
-from cxr_model.run_comparison import compare_runs, tell_comparison, unseen_films
+from cxr_model.run_comparison import compare_runs, is_better, tell_comparison, unseen_films
 from cxr_model.run_folder import RunFolder, write_table
 from cxr_model.splits import EXTERNAL
 
@@ -105,7 +105,7 @@ def test_of_a_cross_validation_the_films_of_the_first_repeat_count_by_patient_wh
         (both, naive, "naive", 400),
         (both, grouped, "grouped", 400),
         (training, both, "grouped", 300),
-        (naive, training, "naive", 300),
+        (grouped, training, "grouped", 300),
     ):
         found = compare_runs(first, second, draws=300, seed=0)
         assert (found["protocol"], found["n"]) == (protocol, films)
@@ -113,6 +113,8 @@ def test_of_a_cross_validation_the_films_of_the_first_repeat_count_by_patient_wh
     assert compare_runs(training, training, draws=300, seed=0)["protocol"] is None
     with pytest.raises(DataError, match="folds are naive in one run and grouped in the other"):
         compare_runs(naive, grouped, draws=300, seed=0)
+    with pytest.raises(DataError, match="naive: has naive folds only, where a film's relatives"):
+        compare_runs(training, naive, draws=300, seed=0)
 
 
 def test_two_networks_are_compared_on_films_of_elsewhere(tmp_path: Path) -> None:
@@ -134,6 +136,20 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             compare_runs(run, second, draws=300, seed=0)
+
+
+def test_the_films_of_two_patients_do_not_show_which_network_is_better() -> None:
+    good = table(0.95, range(300), 1, CLASSES).assign(group=groups_of(range(300)))
+    poor = table(0.7, range(300), 2, CLASSES).assign(path=good["path"])
+    for num_groups, is_shown in ((2, False), (6, True)):
+        names = [f"covid {number // 2 % num_groups}" for number in range(300)]
+        few = good.assign(group=good["group"].where(good["label"] != "covid", names))
+        found = compare_predictions(few, poor, CLASSES, draws=300, seed=0)
+        assert found["balanced_accuracy"]["ci_low"] > 0
+        assert found["fewest_groups"] == num_groups
+        told = tell_comparison(found, "a", "b")
+        assert is_better(found) == is_shown == told.startswith("a is better")
+        assert ("a class has 2 groups of films only" in told) != is_shown
 
 
 def test_an_undefined_difference_is_no_difference() -> None:

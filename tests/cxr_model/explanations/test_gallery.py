@@ -153,7 +153,19 @@ def test_of_too_many_films_the_surest_mistakes_and_a_sample_are_kept() -> None:
     assert chosen["path"].is_unique
     wrong = predictions[predictions["predicted"] != predictions["label"]]
     assert set(wrong.nlargest(20, "probability_a")["path"]) <= set(chosen["path"])
+    assert 20 <= chosen["sampled"].sum() < 40
     assert len(choose_holdout(predictions, 0, most=200)) == 200
+
+
+def test_the_sample_has_as_many_mistakes_as_the_holdout() -> None:
+    predictions = _many_predictions(4000)
+    chosen = choose_holdout(predictions, 0, most=1000)
+    sample = chosen[chosen["sampled"]]
+    share, whole = (
+        (films["predicted"] != films["label"]).mean() for films in (sample, predictions)
+    )
+    assert abs(share - whole) < 3 * (whole * (1 - whole) / len(sample)) ** 0.5
+    assert (chosen["predicted"] != chosen["label"]).mean() > whole + 0.1
 
 
 def test_checked_films_come_evenly_from_the_classes() -> None:

@@ -208,6 +208,18 @@ def test_a_network_that_is_never_wrong_has_no_slope_and_warns_of_nothing() -> No
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize("num_misses", [0, 2])
+def test_a_miss_or_two_among_ten_patients_do_not_tell_that_a_network_is_calibrated(
+    num_misses: int,
+) -> None:
+    truth = np.arange(200) % 3
+    stated = np.eye(3)[truth] * 0.96 + 0.0125
+    stated[:num_misses] = np.roll(stated[:num_misses], 1, axis=1)
+    found = measure(truth, stated, np.arange(200) // 20)
+    assert found["after"]["ece"]["ci_high"] > 0.2
+    assert found["passed"] is None
+
+
 def test_a_dozen_films_without_a_miss_do_not_tell_that_a_network_is_calibrated() -> None:
     truth = np.arange(12) % 3
     found = measure(truth, np.eye(3)[truth] * 0.998 + 0.001, np.arange(12))

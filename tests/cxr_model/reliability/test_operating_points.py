@@ -86,6 +86,22 @@ def test_no_false_alarm_among_few_films_does_not_make_a_predictive_value_certain
     assert row["ppv"]["0.01"]["ci_high"] == 1
 
 
+def test_predictive_values_of_one_patients_films_are_no_surer_than_the_sensitivity() -> None:
+    truth = np.repeat([0, 1], [30, 70])
+    is_called = np.concatenate([np.arange(30) < 24, np.arange(70) < 10])
+    scores = np.stack([is_called, ~is_called], axis=1).astype(float)
+    groups = np.concatenate([np.zeros(30), np.arange(1, 71)])
+    (row,) = measure_operating_points(
+        truth, scores, groups, ["a", "b"], {"a": {"youden": 0.5}, "b": {}}, draws=200, seed=0
+    )
+    specificity = np.float64(row["specificity"]["value"])
+    for end in ("ci_low", "ci_high"):
+        sensitivity = np.float64(row["sensitivity"][end])
+        at_end = predictive_values(sensitivity, specificity, 0.2)["npv"]
+        assert abs(row["npv"]["0.2"][end] - at_end) < 0.01
+    assert row["sensitivity"]["ci_low"] < 0.2
+
+
 def test_intervals_of_predictive_values_cover_the_truth_about_19_times_in_20() -> None:
     """Thresholds given, films in groups of two that are alike, prevalence other than theirs."""
     thresholds = {"a": {"youden": 0.4}, "b": {}, "c": {}}

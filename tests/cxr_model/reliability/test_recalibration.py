@@ -39,3 +39,8 @@ def test_what_has_no_finite_answer_is_undefined() -> None:
     intercept, slope = intercept_and_slope(log_odds, (log_odds > 0.1).astype(float), every)
     assert np.isnan(slope).all()
     assert np.isfinite(intercept).all()
+    hits = np.arange(40) % 4 < 3
+    for nearly_alike in (np.full(40, 1.5), 1.5 + 1e-9 * log_odds):
+        intercept, slope = intercept_and_slope(nearly_alike, hits.astype(float), every)
+        assert np.isnan(slope).all()
+        assert np.isfinite(intercept).all()

@@ -318,7 +318,7 @@ def explanation_record(*, passed: bool) -> dict[str, Any]:
         "methods": {"grad-cam": method},
         "baselines": {"random": curves, "centre": curves},
         "lung_field": {"method": "threshold", "dice": {"mean": 0.9, "p5": 0.8}},
-        "num_films": 6, "num_films_few": 3,
+        "num_films": 6, "num_groups": 6, "num_films_few": 3,
         "radius": 0.02, "samples": 8, "squares": 16, "seconds": 3.0,
     }  # fmt: skip
 
