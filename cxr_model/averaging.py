@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 
@@ -31,5 +32,12 @@ def recalibrate(averaged: nn.Module, batches: Iterable[Tensor]) -> None:
     films look grainier than any seen in training.
     """
     was_training = averaged.training
-    update_bn(batches, averaged)
-    averaged.train(was_training)
+    momenta = {
+        module: module.momentum for module in averaged.modules() if isinstance(module, _BatchNorm)
+    }
+    try:
+        update_bn(batches, averaged)
+    finally:  # it leaves both as they are where memory runs out
+        averaged.train(was_training)
+        for module, momentum in momenta.items():
+            module.momentum = momentum

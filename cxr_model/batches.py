@@ -107,8 +107,8 @@ class Batches:
             weight=loss_weight(targets_B, self.class_weights),
         )
 
-    def unchanged(self, epoch: int) -> Iterator[Tensor]:
-        """This process's share of a sample of the films, normalised, in batches of about 64.
+    def unchanged(self, epoch: int, most: int) -> Iterator[Tensor]:
+        """This process's share of a sample of the films, normalised, in batches of about ``most``.
 
         Above 256 px they are smaller (`films_at_once`), but never of one film, which batch norm
         cannot take statistics over. The sample is the same each time.
@@ -116,7 +116,7 @@ class Batches:
         generator = torch.Generator().manual_seed(seed_of(f"{self.config.seed} sample"))
         rows_N = torch.randperm(len(self.films), generator=generator)[:_SAMPLE]
         size_px = self.size_px(epoch)
-        at_once = films_at_once(64, size_px)
+        at_once = films_at_once(most, size_px)
         fewest = max(2, self.processes.count)
         for rows_B in rows_N.tensor_split(_num_batches(len(rows_N), at_once, fewest)):
             mine = rows_B[self.processes.share]

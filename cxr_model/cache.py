@@ -33,6 +33,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cxr_model.ahead import map_ahead
 from cxr_model.errors import DataError
 from cxr_model.grey_levels import to_8_bits
+from cxr_model.run_folder import full_disk_told
 
 Color = Literal["grey", "rgb"]
 Progress = Callable[[int, int], None]
@@ -180,7 +181,7 @@ def build_cache(
             progress(num_done, len(films))
         num_chunk = max(1, _CHUNK_BYTES // store.row_bytes)
         decoded = map_ahead(
-            lambda film: (film[0], _read_film(root, size_px, color, *film)),
+            lambda film: (film[0], _read_pixels(root, size_px, color, *film)),
             zip(missing["sha256"], missing["path"], strict=True),
             num_threads=os.cpu_count() or 1,  # Pillow and hashlib let go of the GIL
             num_ahead=num_chunk,  # decoded while the one before is written
@@ -194,12 +195,17 @@ def build_cache(
     return CacheReport(store.folder, num_written=len(missing), num_reused=len(intact))
 
 
-def _read_film(root: Path, size_px: int, color: Color, sha256: str, path: str) -> Pixels:
+def read_film(path: Path, sha256: str) -> bytes:
+    """A film's bytes. Raises ``DataError`` with the bare reason where they are others."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError("it has changed")
+    return data
+
+
+def _read_pixels(root: Path, size_px: int, color: Color, sha256: str, path: str) -> Pixels:
     try:
-        data = (root / path).read_bytes()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise DataError("it has changed")
-        with open_film(data) as image:
+        with open_film(read_film(root / path, sha256)) as image:
             return film_pixels(image, size_px, color)
     except (DataError, OSError) as error:
         raise DataError(f"{path}: is not as indexed ({error}); index the films anew") from error
@@ -276,7 +282,7 @@ class _Store:
             (self.pixels, b"".join(rows)),
             (self.ledger, _ledger_lines(entries, first_row)),
         ):
-            with file.open("ab") as stream:
+            with full_disk_told(file), file.open("ab") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -2,19 +2,24 @@
 
 import logging
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from cxr_model.errors import CheckpointMismatch, StorageError
+from cxr_model.errors import CheckpointMismatch, OtherFilms, StorageError
 from cxr_model.run_folder import atomic_path
 from cxr_model.trainer import State
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _NUM_KEPT = 2
-# What torch.load raises on a damaged file.
-_DAMAGE = (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError)
+# What ZipFile and torch.load raise on a damaged file.
+_DAMAGE = (
+    *(BadZipFile, NotImplementedError, RuntimeError, EOFError, pickle.UnpicklingError),
+    *(LookupError, ValueError, AssertionError, TypeError, AttributeError),
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +29,16 @@ class Checkpoints:
     """A folder of ``step-00000042.pt`` files, of which the last two are kept."""
 
     folder: Path
-    identity: str
-    """Digest of settings and films: a checkpoint of others is refused."""
+    identity: Mapping[str, str]
+    """By name, what decides the weights, ``films`` among it: a checkpoint of others is refused."""
 
     def save(self, state: State, step: int) -> Path:
         """Write ``state`` whole or not at all, then drop the oldest; returns the file."""
         path = self.folder / f"step-{step:08d}.pt"
-        with atomic_path(path) as temporary:
-            torch.save(
-                {"format_version": FORMAT_VERSION, "identity": self.identity, "state": state},
-                temporary,
-            )
+        saved = {"format_version": FORMAT_VERSION, "identity": dict(self.identity), "state": state}
+        # By a file of ours: torch tells of no reason where it cannot write one of its own.
+        with atomic_path(path) as temporary, temporary.open("wb") as written:
+            torch.save(saved, written)
         # Files of later steps are of a training that has since gone back.
         older = [file for file in self.files() if file.name <= path.name]
         for file in {*self.files()} - {*older[:_NUM_KEPT]}:
@@ -48,11 +52,14 @@ class Checkpoints:
     def latest(self) -> State | None:
         """The newest state that can be read, its tensors on the CPU; None where none is.
 
-        Raises ``CheckpointMismatch`` for one of other settings, films or another format, and
-        ``StorageError`` where the disk does not give it.
+        Raises ``OtherFilms`` where nothing but the films differs, ``CheckpointMismatch`` for one of
+        another training or format, and ``StorageError`` where the disk does not give it.
         """
         for path in self.files():
             try:
+                with ZipFile(path) as archive:  # torch.load does not look at the sums
+                    if damaged := archive.testzip():
+                        raise BadZipFile(f"{damaged} is damaged")
                 saved = torch.load(path, map_location="cpu", weights_only=True)
                 version, identity = saved["format_version"], saved["identity"]
                 state: State = saved["state"]
@@ -64,10 +71,17 @@ class Checkpoints:
             except _DAMAGE as error:
                 log.warning("%s: cannot be read (%s); trying the one before", path, error)
                 continue
-            if (version, identity) != (FORMAT_VERSION, self.identity):
+            if version != FORMAT_VERSION:
                 raise CheckpointMismatch(
-                    f"{path}: is of other settings, films or another version; resume with those "
-                    "of the run, or start a new run"
+                    f"{path}: is of another version of CXResnet; resume with that, or start a new "
+                    "run"
+                )
+            others = [name for name, own in self.identity.items() if identity.get(name) != own]
+            if others:
+                kind = OtherFilms if others == ["films"] else CheckpointMismatch
+                raise kind(
+                    f"{path}: is of other {' and '.join(others)}; resume with those of the run, "
+                    "or start a new run"
                 )
             return state
         return None

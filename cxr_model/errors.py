@@ -17,7 +17,11 @@ class ConfigError(CxrError, ValueError):
 
 
 class CheckpointMismatch(ConfigError):
-    """A checkpoint of other settings or films than those of the training that finds it."""
+    """A checkpoint of another training than the one that finds it."""
+
+
+class OtherFilms(CheckpointMismatch):
+    """A checkpoint of the same training on other films."""
 
 
 class DataError(CxrError):
@@ -58,3 +62,11 @@ class OverloadError(CxrError):
 
 class GateError(CxrError):
     """A run whose own evidence speaks against it, by a gate that the settings make binding."""
+
+
+def kinds_of_error(kind: type[CxrError] = CxrError) -> dict[str, type[CxrError]]:
+    """By name: of what another process has told only the name is known."""
+    found = {kind.__name__: kind}
+    for each in kind.__subclasses__():
+        found |= kinds_of_error(each)
+    return found

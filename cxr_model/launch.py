@@ -28,7 +28,7 @@ import torch.distributed as dist
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig
 from cxr_model.config_json import read_config
-from cxr_model.errors import CxrError, DeviceError
+from cxr_model.errors import CxrError, DeviceError, kinds_of_error
 from cxr_model.run_folder import RunFolder, read_json, write_json, write_table
 from cxr_model.stages import TrainSummary, train
 from cxr_model.trainer import EpochRecord
@@ -128,7 +128,8 @@ def _failure(log: Path) -> CxrError:
     lines = log.read_text(errors="replace").splitlines()
     told = [line for line in lines if line.startswith("error: ")]
     if told:
-        return CxrError(told[0].removeprefix("error: "))
+        kind, _, message = told[0].removeprefix("error: ").partition(": ")
+        return kinds_of_error()[kind](message)
     raised = [match[1] for line in lines if (match := _RAISED.match(line))]
     words = [line.strip() for line in lines if re.search(r"\w", line)]
     reason = (raised or words[::-1] or ["no output"])[0]
@@ -188,7 +189,7 @@ def main() -> None:
         finally:
             dist.destroy_process_group()
     except CxrError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -3,6 +3,7 @@
 Files appear here whole or not at all; `atomic_path` and the writers on top of it see to that.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_model.errors import ConfigError
+from cxr_model.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:  # the command line need not load pandas to know where files lie
     import pandas as pd
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -163,19 +166,35 @@ class RunFolder:
 
 
 @contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Have a disk without room for ``path``, which the block writes, end in a ``StorageError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); free some space on that disk, then "
+            "go on"
+        ) from error
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; sync and rename it when the block succeeds.
 
     A reader sees the old file or the whole new one; after an error the temporary is gone.
+    Raises ``StorageError`` where the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # By chance, not by process: those of two machines on one volume may have the same number.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with full_disk_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

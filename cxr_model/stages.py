@@ -93,7 +93,7 @@ def train(
     with deterministic_algorithms(config.training.deterministic):
         trainer = Trainer(network, films, config.training, config.augment, precision)
         identity = _training_identity(run, config, classes, precision)
-        checkpoints = Checkpoints(run.checkpoints, identity=identity)
+        checkpoints = Checkpoints(run.checkpoints, identity)
         _train_on(trainer, checkpoints, run, on_epoch, on_checkpoint)
     card = ModelCard(
         run_id=run_id,
@@ -183,18 +183,18 @@ def require_same_weights(run_id: str, begun: RunConfig, config: RunConfig) -> No
 
 def _training_identity(
     run: RunFolder, config: RunConfig, classes: list[str], precision: torch.dtype
-) -> str:
-    """Digest of all that decides the weights."""
-    settings = settings_of_the_weights(config)
-    films = settings.pop("data")
-    decides = {
-        "classes": classes,
-        "precision": str(precision),
-        "splits": sha256_file(run.splits),
-        **films,
-        **settings,
+) -> dict[str, str]:
+    """Digests of all that decides the weights.
+
+    Beside films and settings the precision, which ``training.precision=auto`` has by the device.
+    """
+    settings = json.dumps(settings_of_the_weights(config), sort_keys=True)
+    films = json.dumps([classes, sha256_file(run.splits)])
+    return {
+        "settings": hashlib.sha256(settings.encode()).hexdigest(),
+        "precision (by the kind of device)": str(precision),
+        "films": hashlib.sha256(films.encode()).hexdigest(),
     }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def load_split(

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 State = dict[str, Any]
 
+_RECALIBRATED_AT_ONCE, _FEWEST_RECALIBRATED = 64, 2  # batch norm takes no statistics of one film
 _ROLLED_BACK_RATE = 0.1
 
 
@@ -226,8 +227,7 @@ class Trainer:
         train_seconds = time.perf_counter() - started
         is_last = self.epoch + 1 == self.config.epochs
         if self.config.ema_decay and (is_last or self.films.validation):
-            with self._autocast():
-                recalibrate(self.averaged, self.batches.unchanged(self.epoch))
+            self._recalibrate()
         loss, accuracy, balanced = self._validate()
         return EpochRecord(
             epoch=self.epoch + 1,
@@ -239,6 +239,26 @@ class Trainer:
             seconds=time.perf_counter() - started,
             films_per_second=len(self.films.train) / train_seconds,
         )
+
+    def _recalibrate(self) -> None:
+        """Take batch norm's statistics of the averaged weights, in parts that there is room for."""
+        most = _RECALIBRATED_AT_ONCE
+        while True:
+            try:
+                with self._autocast():
+                    recalibrate(self.averaged, self.batches.unchanged(self.epoch, most))
+                return
+            except torch.OutOfMemoryError as error:
+                told = str(error).splitlines()[0]
+            # As in `train_on`. Of several processes each has its own sample, but all wait.
+            if self.processes.count > 1 or most <= _FEWEST_RECALIBRATED:
+                raise OutOfMemory(
+                    f"{self.device}: out of memory with {most} films at once ({told}); use a "
+                    "smaller network or data.size_px"
+                )
+            most //= 2
+            torch.cuda.empty_cache()
+            log.warning("%s is out of memory: batch norm is taken over %d films", self.device, most)
 
     def train_on(self, rows_B: Tensor) -> None:
         """One optimiser step on the films at these places of the training set."""

@@ -14,11 +14,12 @@ from cxr_model.run_folder import RunFolder, write_json
 from flows.run_id import RunIdOrEmpty
 from flows.settings import Settings
 from flows.start import (
+    alone_in,
+    begin_run,
     own_run_id,
     require_current,
     set_up_logging,
     started_again,
-    started_run,
     this_run_id,
     turn_at,
 )
@@ -76,18 +77,20 @@ def crossval(
     resume = resume or restarted
     run_id = own_run_id()
     settings = Settings.from_environment()
-    if restarted and is_published(settings.store, run_id):
-        return run_id
     device = resolve_device(config.training.device)
     require_one_device(config.training.num_devices)
     folds = plan_folds(crossval)
     runner = fold_runner(settings.task_runner, len(folds), on_gpu=device.type == "cuda")
     root = settings.runs_dir / run_id
-    check_store(settings.store, run_id, new=None if resume else root)
-    if resume and not restarted:  # which has the settings that it began with
-        require_begun(RunFolder(root))
-        check_begun_settings(RunFolder(root), config)
-    with started_run(root, config, keep=("folds",) if resume else ()) as run:
+    with alone_in(root):
+        # Asked here: the process that this one waited for may have come to its end.
+        if restarted and is_published(settings.store, run_id):
+            return run_id
+        check_store(settings.store, run_id, new=None if resume else root)
+        if resume and not restarted:  # which has the settings that it began with
+            require_begun(RunFolder(root))
+            check_begun_settings(RunFolder(root), config)
+        run = begin_run(root, config, keep=("folds",) if resume else ())
         write_json(run.crossval_config, asdict(crossval))
         films = ingest(config, settings.data_dir, settings.store)
         index_films(run.root, config, films.root)

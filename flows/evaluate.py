@@ -7,7 +7,7 @@ from prefect import flow, runtime
 from flows.configuration import change_config, config_from_values
 from flows.run_id import RunIdOrEmpty, data_name
 from flows.settings import Settings
-from flows.start import due_name, set_up_logging, started_run, turn_at
+from flows.start import alone_in, begin_run, due_name, set_up_logging, turn_at
 from tasks.artifacts import show_link
 from tasks.evaluate import evaluate_on
 from tasks.fetched_model import fetch_trained
@@ -51,7 +51,8 @@ def evaluate(
     trained = fetch_trained(environment.store, run, environment.fetched_dir)
     config = change_config(config_from_values(trained.settings), settings)
     config = replace(config, preset="evaluate", data=replace(config.data, source=source))
-    with started_run(root, config) as folder:
+    with alone_in(root):
+        folder = begin_run(root, config)
         films = ingest(config, environment.data_dir, environment.store)
         index_films(folder.root, config, films.root, every_class=False)
         cache = build_image_cache(folder.root, config, films.root, environment.cache_dir)

@@ -27,11 +27,12 @@ def housekeeping(
         "cache": (settings.cache_dir, "*"),
         "phantoms": (settings.data_dir / "phantom", "*"),
         "Kaggle version": (settings.data_dir / "kaggle", "*/*/*"),
-        "mirror of a bucket": (settings.data_dir / "s3", "*"),
+        "mirror of a bucket": (settings.data_dir / "s3", "*/*"),
         "unpacked zip": (settings.data_dir / "zip", "*"),
         "fetched": (settings.fetched_dir, "*"),
     }
     removed = sweep_bucket(settings.store, retention, dry_run=dry_run)
-    removed += sweep_disk(folders, settings.store, retention, dry_run=dry_run)
+    lock = settings.data_dir / "ingest.lock"
+    removed += sweep_disk(folders, lock, settings.store, retention, dry_run=dry_run)
     tell_sweep(removed, dry_run=dry_run)
     return [f"{item.kind} {item.name}" for item in removed]

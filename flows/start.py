@@ -192,31 +192,37 @@ def _keep(limit: str, leases: list[UUID], has_ended: Event) -> None:
                 logger.warning("the turn at %s cannot be renewed; trying again", limit)
 
 
-@contextmanager
-def started_run(
-    root: Path, config: RunConfig, *, keep: tuple[str, ...] = ()
-) -> Iterator[RunFolder]:
+def begin_run(root: Path, config: RunConfig, *, keep: tuple[str, ...] = ()) -> RunFolder:
     """A folder of the run with its ``config.json``; empty but for the entries to ``keep``.
 
-    It is this flow's alone for the block. Raises ``ConfigError`` where another process works
-    in it, and where a train flow would go on in the folder of a cross-validation. A run that
-    was started again waits for the process that it takes over from.
+    To be called `alone_in` it. Raises ``ConfigError`` where a train flow would go on in the
+    folder of a cross-validation.
     """
     run = RunFolder(root)
     if keep and run.crossval_config.exists() and run.folds.name not in keep:
         raise ConfigError(
             f"run {root.name}: is a cross-validation; use 'cxr crossval --resume {root.name}'"
         )
+    for entry in root.iterdir() if root.exists() else ():
+        if entry.name in keep:
+            continue
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    write_json(run.config, asdict(config))
+    return run
+
+
+@contextmanager
+def alone_in(root: Path) -> Iterator[None]:
+    """A run's folder is this flow's alone for the block.
+
+    Raises ``ConfigError`` where another process works in it. A run that was started again waits
+    for the process that it takes over from.
+    """
     root.parent.mkdir(parents=True, exist_ok=True)
     try:
         timeout = _TAKE_OVER_S if int(runtime.flow_run.run_count or 1) > 1 else 0
         with FileLock(root.parent / f".{root.name}.lock", timeout=timeout):
-            for entry in root.iterdir() if root.exists() else ():
-                if entry.name in keep:
-                    continue
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            write_json(run.config, asdict(config))
-            yield run
+            yield
     except Timeout as error:
         raise ConfigError(
             f"run {root.name}: another process works on it; wait for it, or end it first"

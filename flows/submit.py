@@ -29,7 +29,7 @@ from prefect.states import Cancelling
 from prefect.types import DateTime
 from rich.console import Console
 
-from cxr_model.errors import CxrError, GateError, StackError
+from cxr_model.errors import CxrError, GateError, StackError, kinds_of_error
 from flows.jobs import Job
 from flows.settings import shown
 
@@ -70,9 +70,12 @@ def submit(job: Job, api_url: str, console: Console) -> UUID:
             try:
                 _follow(client, flow_run, console, job)
             except KeyboardInterrupt:
+                now = client.read_flow_run(flow_run.id)
+                if now.state is not None and now.state.is_final():
+                    console.print(f"the flow run has ended as {now.state.name}")
+                    raise
                 client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
-                has_begun = client.read_flow_run(flow_run.id).run_count > 0
-                console.print(f"cancelling the flow run{job.way_back if has_begun else ''}")
+                console.print(f"cancelling the flow run{job.way_back if now.run_count else ''}")
                 raise
             except ObjectNotFound as error:
                 raise StackError(f"flow run {flow_run.name}: was deleted meanwhile") from error
@@ -248,7 +251,7 @@ def _failure(state: str, message: str, way_back: str) -> Exception:
     told = _FAILURE.match(message)
     if told and told[1] == GateError.__name__:
         return GateError(told[2])
-    if told and told[1] in _names_of(CxrError):
+    if told and told[1] in kinds_of_error():
         return CxrError(told[2])
     if state == "Cancelled":
         return StackError(f"the flow run was cancelled{way_back or '; start it again'}")
@@ -258,7 +261,3 @@ def _failure(state: str, message: str, way_back: str) -> Exception:
             f"{way_back}"
         )
     return RuntimeError(f"the flow run ended as {state}: {message}")
-
-
-def _names_of(kind: type[Exception]) -> set[str]:
-    return {kind.__name__}.union(*(_names_of(each) for each in kind.__subclasses__()))

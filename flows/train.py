@@ -10,17 +10,18 @@ from prefect import flow, runtime
 
 from cxr_model.config import RunConfig
 from cxr_model.device import check_devices
-from cxr_model.errors import CheckpointMismatch
+from cxr_model.errors import OtherFilms
 from cxr_model.run_folder import RunFolder, read_json, write_json
 from cxr_model.stages import TrainSummary
 from flows.run_id import RunIdOrEmpty, data_name, model_name
 from flows.settings import Settings
 from flows.start import (
+    alone_in,
+    begin_run,
     own_run_id,
     require_current,
     set_up_logging,
     started_again,
-    started_run,
     this_run_id,
     turn_at,
 )
@@ -77,16 +78,18 @@ def train(
     # Asked first: hours of training are not to end at a closed door.
     check_devices(config.training.device, config.training.num_devices)
     root = settings.runs_dir / run_id
-    if not (restarted and fetch_if_published(settings.store, settings.runs_dir, run_id)):
-        goes_on = resume or restarted
-        check_store(settings.store, run_id, new=None if goes_on else root)
-        if resume and not restarted:  # which has the settings that it began with
-            check_begun(settings.store, root, run_id, config)
-        kept = (".checkpoints",) if goes_on else ()
-        with started_run(root, config, keep=kept) as run:
+    with alone_in(root):
+        # Asked here: the process that this one waited for may have come to its end.
+        if restarted and fetch_if_published(settings.store, settings.runs_dir, run_id):
+            # The crash may have come between the publication and this.
+            _remember_trained(RunFolder(root), config, settings)
+        else:
+            goes_on = resume or restarted
+            check_store(settings.store, run_id, new=None if goes_on else root)
+            if resume and not restarted:  # which has the settings that it began with
+                check_begun(settings.store, root, run_id, config)
+            run = begin_run(root, config, keep=(".checkpoints",) if goes_on else ())
             _work_through(run, config, run_id, settings, clock, resume=resume, restarted=restarted)
-    else:  # the crash may have come between the publication and this
-        _remember_trained(RunFolder(root), config, settings)
     with clock("promote"):
         consider_promotion(settings.store, root, model_name(config), run_id)  # tells of red gates
         enforce_gates(root, config)
@@ -181,7 +184,7 @@ def _train(
     store = settings.store if runtime.deployment.id is not None else None
     try:
         return train_network(run.root, run_id, config, cache, store, in_use)
-    except CheckpointMismatch as error:
+    except OtherFilms as error:
         if not restarted:
             raise
         logger.warning("the films are others than when the run began, training anew: %s", error)

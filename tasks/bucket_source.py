@@ -1,6 +1,13 @@
-"""Films that lie in a bucket: a local mirror of an ``s3://bucket/prefix`` source."""
+"""Films that lie in a bucket: a local mirror of an ``s3://bucket/prefix`` source.
 
+A mirror is of one state of the bucket and does not change any more: a run may be hours at work
+on it while another one finds films added. Films that both hold are one file on the disk.
+"""
+
+import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +35,15 @@ class Mirror:
     """The rest was there already."""
 
 
-def download_prefix(location: StoreLocation, folder: Path, config: DataConfig) -> Mirror:
-    """Make ``folder`` hold exactly the objects below ``location``, under their relative keys.
+def download_prefix(
+    location: StoreLocation, folder: Path, config: DataConfig
+) -> tuple[Path, Mirror]:
+    """Mirror the objects below ``location``, under their relative keys; returns where they lie.
 
-    An object whose size and ETag stand in the ledger is kept, so an interrupted download
-    goes on where it ended; whatever else lies there, fetched by an earlier call from a bucket
-    that no longer has it, is removed. Raises ``SourceError`` for an empty prefix or one above
-    ``config``'s limits, and ``StorageError`` for a key that leads out of ``folder``.
+    That is a folder below ``folder``, of its own for each state of the bucket. An object whose
+    size and ETag stand in its ledger is kept, so an interrupted download goes on where it ended;
+    one that an earlier mirror holds is linked. Raises ``SourceError`` for an empty prefix or one
+    above ``config``'s limits, and ``StorageError`` for a key that leads out of the folder.
     """
     with ObjectStore(location) as store, disk_told_in_one_line(folder):
         objects = [
@@ -44,8 +53,10 @@ def download_prefix(location: StoreLocation, folder: Path, config: DataConfig) -
         ]
         num_bytes = sum(stored.size for stored in objects)
         _check_limits(location.uri(), len(objects), num_bytes, config)
-        num_downloaded = _mirror(store, objects, folder)
-    return Mirror(
+        state = sorted((stored.key, stored.size, stored.etag) for stored in objects)
+        root = folder / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+        num_downloaded = _mirror(store, objects, root)
+    return root, Mirror(
         uri=location.uri(),
         num_objects=len(objects),
         num_bytes=num_bytes,
@@ -97,6 +108,10 @@ def _mirror(store: ObjectStore, objects: list[StoredObject], folder: Path) -> in
         return stored
 
     missing = [stored for stored in objects if not is_there(stored)]
+    if missing:
+        linked = _link(missing, folder)
+        ledger |= {stored.key: [stored.size, stored.etag] for stored in linked}
+        missing = [stored for stored in missing if stored not in linked]
     try:
         for number, stored in enumerate(in_parallel(fetch, missing), start=1):
             ledger[stored.key] = [stored.size, stored.etag]
@@ -105,6 +120,24 @@ def _mirror(store: ObjectStore, objects: list[StoredObject], folder: Path) -> in
     finally:
         _write_ledger(folder, ledger)
     return len(missing)
+
+
+def _link(missing: list[StoredObject], folder: Path) -> set[StoredObject]:
+    """Those that an earlier mirror beside ``folder`` holds, linked to from there."""
+    linked = set()
+    for earlier in sorted(folder.parent.iterdir()) if folder.parent.is_dir() else ():
+        ledger = _read_ledger(earlier) if earlier != folder else {}
+        for stored in missing:
+            if ledger.get(stored.key) != [stored.size, stored.etag] or stored in linked:
+                continue
+            path, theirs = (local_path(root, stored.key) for root in (folder, earlier))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or on a disk without links: it is downloaded then
+                if theirs.stat().st_size == stored.size:
+                    os.link(theirs, path)
+                    linked.add(stored)
+    return linked
 
 
 def _read_ledger(folder: Path) -> dict[str, list[int | str]]:

@@ -100,8 +100,8 @@ def _unpack(archive: Path, folder: Path, config: DataConfig) -> IngestedData:
 
 
 def _mirror_bucket(location: StoreLocation, folder: Path, config: DataConfig) -> IngestedData:
-    root = folder / _digest([location.endpoint_url, location.uri()])
-    mirror = download_prefix(location, root, config)
+    source = folder / _digest([location.endpoint_url, location.uri()])
+    root, mirror = download_prefix(location, source, config)
     num_reused = mirror.num_objects - mirror.num_downloaded
     logger.info("%s: %d downloaded, %d reused", mirror.uri, mirror.num_downloaded, num_reused)
     provenance = {"kind": "s3", "endpoint_url": location.endpoint_url, **asdict(mirror)}

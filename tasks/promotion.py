@@ -37,6 +37,7 @@ RED_GATE = "cxr.gate.red"
 """Event of a run whose gate is red; its resource is ``cxr.run.<run_id>``."""
 REGISTRY_LIMIT = "cxr-registry"
 _LEASE_S = 60.0
+_GATE = "gate"  # who decides where no operator does
 
 
 @contextmanager
@@ -62,14 +63,18 @@ def consider_promotion(location: StoreLocation, run_root: Path, model: str, run_
     with ObjectStore(location) as store, registry_lock(store):
 
         def choose(current: Champion | None) -> Champion | None:
-            if current is not None and current.run_id == run_id:
-                verdicts.append(Verdict(promote=True, why=current.why, gates=[], comparison=None))
-                return None  # decided by an earlier attempt
+            if current is not None:
+                by_gate = (each for each in read_log(store, model) if each.who == _GATE)
+                decided = [each for each in (current, *by_gate) if each.run_id == run_id]
+                if decided:  # by an attempt before, and an operator may have spoken since
+                    why = decided[0].why
+                    verdicts.append(Verdict(promote=True, why=why, gates=[], comparison=None))
+                    return None
             verdicts.append(_judge(store, RunFolder(run_root), current))
             if not verdicts[-1].promote:
                 return None
             version = register_version(store, model, run_id)
-            return promotion(current, version, who="gate", why=verdicts[-1].why)
+            return promotion(current, version, who=_GATE, why=verdicts[-1].why)
 
         decide(store, model, choose)
     _tell(model, run_id, verdicts[-1])

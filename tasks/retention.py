@@ -1,5 +1,6 @@
 """What may be removed: old runs, checkpoints and caches, never what a model came from."""
 
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ def sweep_bucket(location: StoreLocation, retention: Retention, *, dry_run: bool
 @task(cache_policy=NO_CACHE)
 def sweep_disk(
     folders: dict[str, tuple[Path, str]],
+    ingest_lock: Path,
     location: StoreLocation,
     retention: Retention,
     *,
@@ -140,7 +142,8 @@ def sweep_disk(
 ) -> list[Item]:
     """Likewise on the worker: of each kind the folders below one that match a pattern.
 
-    A run folder that a process works in stays.
+    A run folder that a process works in stays, and all that was used since its age was taken:
+    ``ingest_lock`` is held by whoever is given films.
     """
     with ObjectStore(location) as store:
         protected = registered_runs(store)
@@ -158,7 +161,9 @@ def sweep_disk(
             max_gb=retention.max_gb,
         )
         for item in beyond(items, limits, time.time()):
-            if dry_run or _remove(folder / item.name, is_locked=kind == "run folder"):
+            path, is_run = folder / item.name, kind == "run folder"
+            lock = path.parent / f".{path.name}.lock" if is_run else ingest_lock
+            if dry_run or _remove(path, item.modified, lock, is_own=is_run):
                 removed.append(item)
     return removed
 
@@ -195,9 +200,10 @@ def _in_bucket(store: ObjectStore, kind: str, prefix: str, name: str, is_protect
 
 def _on_disk(kind: str, path: Path, name: str, is_protected: bool) -> Item:
     statuses = [path.stat()]  # its time is that of the last use
-    for file in path.rglob("*"):
-        with suppress(FileNotFoundError):  # a run in progress renames its temporary files
-            statuses.append(file.lstat())
+    for folder, folders, files in os.walk(path):  # passes over folders that vanish meanwhile
+        for entry in (*folders, *files):
+            with suppress(FileNotFoundError):  # a run in progress renames its temporary files
+                statuses.append(Path(folder, entry).lstat())
     return Item(
         kind=kind,
         name=name,
@@ -207,17 +213,17 @@ def _on_disk(kind: str, path: Path, name: str, is_protected: bool) -> Item:
     )
 
 
-def _remove(path: Path, *, is_locked: bool) -> bool:
-    """Whether the folder was free to go; ``is_locked``: whoever works in one has its lock."""
-    if not is_locked:
-        remove_at_once(path)
-        return True
-    lock = path.parent / f".{path.name}.lock"
+def _remove(path: Path, modified: float, lock: Path, *, is_own: bool) -> bool:
+    """Whether the folder was free to go; ``is_own``: its lock is nobody else's and goes too."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):
+            if path.stat().st_mtime > modified:
+                return False
             remove_at_once(path)
-            # While it is held: whoever opened it before finds it gone, and makes a new one.
-            lock.unlink()
-    except Timeout:
+            if is_own:
+                # While it is held: whoever opened it before finds it gone, and makes a new one.
+                lock.unlink()
+    except (Timeout, FileNotFoundError):
         return False
     return True

@@ -41,6 +41,13 @@ class StoreLocation:
                     f"{name}={url!r}: set CXR_S3_{name.upper()} to an address like "
                     "https://host:port"
                 )
+            if (
+                url is not None and "@" in urlsplit(url).netloc
+            ):  # it would stand in logs and reports
+                raise ConfigError(
+                    f"CXR_S3_{name.upper()} holds a name or a password; keys go into "
+                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                )
 
     @property
     def root(self) -> str:

@@ -67,10 +67,9 @@ def hidden_probes(subject: Subject) -> list[Probe]:
 def standardised_probe(subject: Subject, root: Path) -> Probe:
     """The network on films without what scanner and archive left in them."""
     films = subject.films
-    paths = subject.tables["holdout"]["path"].tolist()
     pixels_NCHW = standardised_films(
         root,
-        paths,
+        subject.tables["holdout"],
         subject.card.size_px,
         cast(Color, subject.card.color),
         mean_histogram(films["train"], subject.bootstrap.num_classes),

@@ -4,13 +4,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from cxr_model.ahead import map_ahead
-from cxr_model.cache import Color, Pixels, film_pixels, open_film
+from cxr_model.cache import Color, Pixels, film_pixels, open_film, read_film
 from cxr_model.errors import DataError
 from cxr_model.films import FilmSet, films_to_tensor
 
@@ -41,24 +42,27 @@ def match_histogram(pixels: Pixels, reference: Histogram) -> Pixels:
 
 
 def standardised_films(
-    root: Path, paths: list[str], size_px: int, color: Color, reference: Histogram
+    root: Path, films: pd.DataFrame, size_px: int, color: Color, reference: Histogram
 ) -> Tensor:
     """Films cut to their central square, 8-bit, with one histogram: uint8 (N, C, H, W).
 
-    Raises ``DataError`` for a film that is no longer as it was indexed.
+    ``films`` has the columns path and sha256. Raises ``DataError`` for a film that is no longer
+    as it was indexed.
     """
 
-    def read(path: str) -> Pixels:
+    def read(film: tuple[str, str]) -> Pixels:
+        path, sha256 = film
         try:
-            with open_film((root / path).read_bytes()) as image:
+            with open_film(read_film(root / path, sha256)) as image:
                 pixels = film_pixels(_central_square(image), size_px, color)
         except (DataError, OSError) as error:
             raise DataError(f"{path}: is not as indexed ({error}); index the films anew") from error
         return match_histogram(pixels, reference)
 
     num_threads = os.cpu_count() or 1
-    films = map_ahead(read, paths, num_threads=num_threads, num_ahead=4 * num_threads)
-    return films_to_tensor(np.stack(list(films)))
+    rows = films[["path", "sha256"]].itertuples(index=False, name=None)
+    read_NHW = map_ahead(read, rows, num_threads=num_threads, num_ahead=4 * num_threads)
+    return films_to_tensor(np.stack(list(read_NHW)))
 
 
 def _central_square(image: Image.Image) -> Image.Image:

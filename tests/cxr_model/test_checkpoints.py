@@ -1,5 +1,7 @@
 """A training that is killed goes on to the same weights."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -18,12 +20,14 @@ from cxr_model.averaging import average_weights
 from cxr_model.cache import FilmCache
 from cxr_model.checkpoints import Checkpoints
 from cxr_model.config import RunConfig, TrainingConfig
-from cxr_model.errors import ConfigError, StorageError
+from cxr_model.errors import CheckpointMismatch, ConfigError, OtherFilms, StorageError
 from cxr_model.index import write_index
 from cxr_model.presets import smoke
 from cxr_model.run_folder import RunFolder, sha256_file
 from cxr_model.splits import assign_splits, write_splits
 from cxr_model.stages import train
+
+IDENTITY = {"settings": "a", "precision": "a", "films": "a"}
 
 
 def state(number: int) -> dict[str, object]:
@@ -31,7 +35,7 @@ def state(number: int) -> dict[str, object]:
 
 
 def test_the_newest_state_comes_back_and_two_are_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "kept", "id")
+    checkpoints = Checkpoints(tmp_path / "kept", IDENTITY)
     assert checkpoints.latest() is None
     for number in (1, 2, 10):
         checkpoints.save(state(number), number)
@@ -43,7 +47,7 @@ def test_the_newest_state_comes_back_and_two_are_kept(tmp_path: Path) -> None:
 
 
 def test_files_of_a_training_that_went_back_are_dropped(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, "id")
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
     for step in (100, 150, 130):
         checkpoints.save(state(step), step)
     assert [path.name for path in checkpoints.files()] == ["step-00000130.pt", "step-00000100.pt"]
@@ -53,7 +57,7 @@ def test_files_of_a_training_that_went_back_are_dropped(tmp_path: Path) -> None:
 def test_a_damaged_state_is_told_and_the_one_before_is_taken(
     tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoints = Checkpoints(tmp_path, "id")
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
     checkpoints.save(state(1), 1)
     checkpoints.save(state(2), 2).write_bytes(damage)
     found = checkpoints.latest()
@@ -65,7 +69,7 @@ def test_a_damaged_state_is_told_and_the_one_before_is_taken(
 def test_a_disk_that_does_not_give_a_state_ends_the_training_and_costs_no_file(
     tmp_path: Path,
 ) -> None:
-    checkpoints = Checkpoints(tmp_path, "id")
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
     checkpoints.save(state(1), 1)
     (tmp_path / "step-00000002.pt").mkdir()  # whoever runs this: it cannot be read as a file
     with pytest.raises(
@@ -75,10 +79,47 @@ def test_a_disk_that_does_not_give_a_state_ends_the_training_and_costs_no_file(
     assert len(checkpoints.files()) == 2
 
 
-def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, "these").save(state(1), 1)
-    with pytest.raises(ConfigError, match="is of other settings, films or another version"):
-        Checkpoints(tmp_path, "those").latest()
+@pytest.mark.parametrize(
+    ("other", "kind", "told"),
+    [
+        ({"films": "b"}, OtherFilms, "other films; resume with those of the run"),
+        ({"settings": "b"}, CheckpointMismatch, "other settings;"),
+        ({"precision": "b", "films": "b"}, CheckpointMismatch, "other precision and films;"),
+    ],
+)
+def test_a_state_of_another_training_is_refused_and_told_what_differs(
+    tmp_path: Path, other: dict[str, str], kind: type[Exception], told: str
+) -> None:
+    Checkpoints(tmp_path, IDENTITY).save(state(1), 1)
+    with pytest.raises(CheckpointMismatch, match=told) as found:
+        Checkpoints(tmp_path, IDENTITY | other).latest()
+    assert found.type is kind
+
+
+def test_a_bit_that_turned_is_damage_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    checkpoints.save(state(1), 1)
+    newest = checkpoints.save({"epoch": 2, "weights": torch.full((4096,), 0.5)}, 2)
+    data = bytearray(newest.read_bytes())
+    data[data.index(torch.full((8,), 0.5).numpy().tobytes()) + 4000] ^= 1
+    newest.write_bytes(data)
+    found = checkpoints.latest()
+    assert found is not None
+    assert found["epoch"] == 1
+    assert "is damaged); trying the one before" in caplog.text
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    checkpoints.save(state(1), 1)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StorageError, match=r"00000002\.pt: cannot be written \(No space left"):
+        checkpoints.save(state(2), 2)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
 
 CONFIG = replace(

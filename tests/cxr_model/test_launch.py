@@ -16,7 +16,7 @@ from cxr_model.batches import TrainingFilms
 from cxr_model.cache import FilmCache
 from cxr_model.config import RunConfig, TrainingConfig
 from cxr_model.distributed import Processes
-from cxr_model.errors import ConfigError, CxrError, DeviceError
+from cxr_model.errors import ConfigError, CxrError, DataError, DeviceError, OtherFilms
 from cxr_model.films import FilmSet
 from cxr_model.index import write_index
 from cxr_model.launch import _failure, train_on_devices
@@ -190,7 +190,8 @@ cxr_model.launch FAILED
 @pytest.mark.parametrize(
     ("output", "kind", "message"),
     [
-        ("W1 a warning\nerror: films.csv: is gone; fetch it\n", CxrError, "films.csv: is gone"),
+        ("W1 a warning\nerror: DataError: a.csv: is gone; fetch it\n", DataError, "a.csv: is gone"),
+        ("error: OtherFilms: step-1.pt: is of other films\n", OtherFilms, "step-1.pt: is of other"),
         (
             "[rank1]: Traceback (most recent call last):\n"
             "[rank1]: RuntimeError: no such thing\n" + TORCHRUNS_LAST_WORDS.format("exit code 1"),

@@ -104,7 +104,7 @@ def test_statistics_are_taken_over_batches_that_fit_and_never_over_one_film(
     data = TrainingFilms(train=films, validation=None, num_classes=2)
     config = dataclasses.replace(QUICK, progressive=False)
     batches = Batches(data, config, AugmentConfig(), Processes.joined())
-    sizes = [len(x) for x in batches.unchanged(0)]
+    sizes = [len(x) for x in batches.unchanged(0, 64)]
     assert sum(sizes) == num
     assert min(2, num) <= min(sizes) <= max(sizes) <= most
 
@@ -349,6 +349,29 @@ def test_a_device_with_room_for_one_film_takes_batches_of_any_size() -> None:
     list(trainer.epochs())
     assert trainer.num_parts == 7
     assert seen == [1] * 41
+
+
+@pytest.mark.parametrize(("room", "fits"), [(64, True), (20, True), (3, True), (2, False)])
+def test_batch_norms_statistics_are_taken_over_as_many_films_as_there_is_room_for(
+    room: int, fits: bool
+) -> None:
+    trainer = _trainer(dataclasses.replace(QUICK, epochs=1), num=41)
+    seen: list[int] = []
+
+    def refuse(averaged: torch.nn.Module, arguments: tuple[torch.Tensor]) -> None:
+        if averaged.training:
+            if len(arguments[0]) > room:
+                raise torch.OutOfMemoryError("no room")
+            seen.append(len(arguments[0]))
+
+    trainer.averaged.register_forward_pre_hook(refuse)
+    if fits:
+        list(trainer.epochs())
+        assert sum(seen) == 41
+        assert not trainer.averaged.training
+    else:  # an odd number of films has a part of three
+        with pytest.raises(OutOfMemory, match=r"with 2 films at once \(no room\); use a smaller"):
+            list(trainer.epochs())
 
 
 def test_a_device_without_room_for_one_film_is_told() -> None:

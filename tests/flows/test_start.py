@@ -27,7 +27,7 @@ from flows import start
 from flows.crossval import crossval
 from flows.evaluate import evaluate
 from flows.settings import Settings
-from flows.start import MOST_STARTS, require_current, started_again, started_run, turn_at
+from flows.start import MOST_STARTS, alone_in, require_current, started_again, turn_at
 from flows.train import train
 
 LIMIT = "cxr-device-test"
@@ -169,7 +169,7 @@ def test_a_run_that_is_started_again_waits_for_the_process_that_it_takes_over_fr
     root, is_held, may_end = tmp_path / "runs" / "r", Event(), Event()
 
     def hold() -> None:
-        with started_run(root, RunConfig()):
+        with alone_in(root):
             is_held.set()
             may_end.wait(20)
 
@@ -177,11 +177,11 @@ def test_a_run_that_is_started_again_waits_for_the_process_that_it_takes_over_fr
         pool.submit(hold)
         assert is_held.wait(10)
         if num_starts == 1:
-            with pytest.raises(ConfigError, match="works on it"), started_run(root, RunConfig()):
+            with pytest.raises(ConfigError, match="works on it"), alone_in(root):
                 pass
         Timer(0.3, may_end.set).start()
         if num_starts == 2:
-            with started_run(root, RunConfig()):
+            with alone_in(root):
                 assert may_end.is_set()
 
 

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Crashed, Failed, Running, Scheduled
+from prefect.states import Completed, Crashed, Failed, Running, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 
@@ -65,6 +65,26 @@ def test_a_red_gate_is_told_as_what_it_is(client: SyncPrefectClient) -> None:
     client.set_flow_run_state(run.id, Failed(message=message), force=True)
     with pytest.raises(GateError, match=r"^not for the registry: leakage$"):
         submit._follow(client, run, Console(file=StringIO()), JOB)
+
+
+@pytest.mark.parametrize(("state", "last"), [(Completed(), "Completed"), (Running(), "Cancelling")])
+def test_ctrl_c_cancels_what_has_not_ended(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, state: State, last: str
+) -> None:
+    run, told = client.create_flow_run(nothing), StringIO()
+    client.set_flow_run_state(run.id, state, force=True)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submit, "run_deployment", lambda *_, **__: run)
+    monkeypatch.setattr(submit, "_follow", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        submit.submit(JOB, str(client.api_url), Console(file=told))
+    now = client.read_flow_run(run.id).state
+    assert now is not None
+    assert now.name == last
+    assert ("has ended as Completed" in told.getvalue()) == (last == "Completed")
 
 
 def test_the_pool_that_no_worker_listens_on_is_the_runs_own(

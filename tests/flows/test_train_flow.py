@@ -10,7 +10,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 import flows.train
 from cxr_model.config import RunConfig
-from cxr_model.errors import CheckpointMismatch
+from cxr_model.errors import CheckpointMismatch, OtherFilms
 from cxr_model.run_folder import RunFolder, write_json
 from flows.settings import Settings
 from tasks.dataset_state import SourceState
@@ -18,13 +18,14 @@ from tasks.dataset_state import SourceState
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is called when the only checkpoint is of other films."""
+    """What is called when the only checkpoint is of other films, or else of another precision."""
     calls: list[str] = []
 
-    def train_network(run_root: Path, *_: Any) -> str:
+    def train_network(run_root: Path, run_id: str, *_: Any) -> str:
         calls.append("train")
         if RunFolder(run_root).checkpoints.exists():
-            raise CheckpointMismatch("step-1.pt: is of other films")
+            kind = OtherFilms if run_id == "films" else CheckpointMismatch
+            raise kind(f"step-1.pt: is of other {run_id}")
         return "weights"
 
     monkeypatch.setattr(flows.train, "train_network", train_network)
@@ -32,11 +33,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def train(root: Path, *, restarted: bool) -> object:
+def train(root: Path, *, restarted: bool, other: str = "films") -> object:
     run = RunFolder(root)
     run.checkpoints.mkdir()
     settings = Settings.from_environment({"CXR_HOME": str(root)})
-    return flows.train._train(run, "r", RunConfig(), root, settings, [], restarted=restarted)
+    return flows.train._train(run, other, RunConfig(), root, settings, [], restarted=restarted)
 
 
 def test_a_run_started_anew_by_itself_trains_anew_where_films_arrived(
@@ -49,6 +50,15 @@ def test_a_run_started_anew_by_itself_trains_anew_where_films_arrived(
 def test_whoever_asks_for_a_resumption_is_told_instead(calls: list[str], tmp_path: Path) -> None:
     with pytest.raises(CheckpointMismatch, match="other films"):
         train(tmp_path, restarted=False)
+    assert calls == ["train"]
+    assert RunFolder(tmp_path).checkpoints.exists()
+
+
+def test_a_device_of_another_precision_costs_no_checkpoint(
+    calls: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointMismatch, match="other precision"):
+        train(tmp_path, restarted=True, other="precision")
     assert calls == ["train"]
     assert RunFolder(tmp_path).checkpoints.exists()
 

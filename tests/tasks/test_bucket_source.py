@@ -31,8 +31,8 @@ def test_a_prefix_is_mirrored_under_its_relative_keys(
 ) -> None:
     for key, data in FILMS.items():
         either_store.write_bytes(key, data)
-    mirror = download_prefix(either_store.location, tmp_path, CONFIG)
-    assert films_in(tmp_path) == FILMS
+    root, mirror = download_prefix(either_store.location, tmp_path, CONFIG)
+    assert films_in(root) == FILMS
     assert (mirror.num_objects, mirror.num_bytes, mirror.num_downloaded) == (4, 200, 4)
     assert mirror.uri == either_store.location.uri()
 
@@ -63,46 +63,57 @@ def test_an_interrupted_download_goes_on_where_it_ended(
     with pytest.raises(TransientStorageError, match="the line broke"):
         download_prefix(films.location, tmp_path, CONFIG)
     monkeypatch.setattr(ObjectStore, "download_file", whole)
-    assert download_prefix(films.location, tmp_path, CONFIG).num_downloaded == 1
-    assert films_in(tmp_path) == FILMS
-    assert download_prefix(films.location, tmp_path, CONFIG).num_downloaded == 0
+    root, mirror = download_prefix(films.location, tmp_path, CONFIG)
+    assert mirror.num_downloaded == 1
+    assert films_in(root) == FILMS
+    assert download_prefix(films.location, tmp_path, CONFIG)[1].num_downloaded == 0
 
 
-def test_changed_added_lost_and_removed_films_are_brought_up_to_date(
+def test_films_that_change_come_and_go_leave_the_mirror_of_a_run_at_work_as_it_is(
     films: ObjectStore, tmp_path: Path
 ) -> None:
-    download_prefix(films.location, tmp_path, CONFIG)
+    before, _ = download_prefix(films.location, tmp_path, CONFIG)
     first, second, third, fourth = sorted(FILMS)
     films.write_bytes(first, b"x" * 50)  # of the same size
     films.write_bytes("Covid/new.png", b"new")
     films.delete(second)
-    (tmp_path / third).unlink()
-    assert download_prefix(films.location, tmp_path, CONFIG).num_downloaded == 3
-    assert films_in(tmp_path) == {
+    after, mirror = download_prefix(films.location, tmp_path, CONFIG)
+    assert mirror.num_downloaded == 2
+    assert films_in(before) == FILMS
+    assert films_in(after) == {
         first: b"x" * 50,
         "Covid/new.png": b"new",
         third: FILMS[third],
         fourth: FILMS[fourth],
     }
+    assert (after / third).samefile(before / third)
+
+
+def test_lost_films_are_fetched_again(films: ObjectStore, tmp_path: Path) -> None:
+    root, _ = download_prefix(films.location, tmp_path, CONFIG)
+    (root / min(FILMS)).unlink()
+    assert download_prefix(films.location, tmp_path, CONFIG)[1].num_downloaded == 1
+    assert films_in(root) == FILMS
 
 
 def test_what_a_killed_download_left_and_the_bucket_no_longer_has_is_no_film(
     films: ObjectStore, tmp_path: Path
 ) -> None:
-    (tmp_path / "Normal").mkdir()
+    root, _ = download_prefix(films.location, tmp_path, CONFIG)
+    (root / ".objects.json").unlink()
     for name in ("gone.png", ".half.png.123.tmp"):  # before the ledger was written
-        (tmp_path / "Normal" / name).write_bytes(b"left")
-    download_prefix(films.location, tmp_path, CONFIG)
-    assert films_in(tmp_path) == FILMS
-    assert len(list((tmp_path / "Normal").iterdir())) == len(FILMS)
+        (root / "Normal" / name).write_bytes(b"left")
+    assert download_prefix(films.location, tmp_path, CONFIG)[1].num_downloaded == len(FILMS)
+    assert films_in(root) == FILMS
+    assert len(list((root / "Normal").iterdir())) == len(FILMS)
 
 
 def test_a_mirror_that_was_uploaded_with_its_ledger_is_mirrored_without_it(
     films: ObjectStore, tmp_path: Path
 ) -> None:
     films.write_bytes(".objects.json", b"not the ledger of this mirror")
-    assert download_prefix(films.location, tmp_path, CONFIG).num_objects == 4
-    assert download_prefix(films.location, tmp_path, CONFIG).num_downloaded == 0
+    assert download_prefix(films.location, tmp_path, CONFIG)[1].num_objects == 4
+    assert download_prefix(films.location, tmp_path, CONFIG)[1].num_downloaded == 0
 
 
 def test_an_empty_prefix_is_told(films: ObjectStore, tmp_path: Path) -> None:
@@ -123,7 +134,7 @@ def test_more_than_the_limits_is_refused_before_anything_is_fetched(
 
 def test_a_folder_that_cannot_be_written_is_told(films: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"mirror: cannot be written \(.*\); check the free"):
+    with pytest.raises(StorageError, match=r"mirror.*: cannot be written \(.*\); check the free"):
         download_prefix(films.location, tmp_path / "file" / "mirror", CONFIG)
 
 

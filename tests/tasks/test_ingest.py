@@ -112,12 +112,12 @@ def test_kaggle_films_come_with_the_version_that_was_current(
 def test_a_bucket_is_mirrored_from_the_server_of_the_runs(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def mirror(location: StoreLocation, folder: Path, config: DataConfig) -> Mirror:
+    def mirror(location: StoreLocation, folder: Path, config: DataConfig) -> tuple[Path, Mirror]:
         assert (location.endpoint_url, location.bucket) == (STORE.endpoint_url, "films")
         assert folder.is_relative_to(data_dir)
         assert config.max_extracted_files == 9
         folder.mkdir(parents=True)
-        return Mirror(uri=location.uri(), num_objects=5, num_bytes=50, num_downloaded=2)
+        return folder, Mirror(uri=location.uri(), num_objects=5, num_bytes=50, num_downloaded=2)
 
     monkeypatch.setattr(tasks.ingest, "download_prefix", mirror)
     data = ingest_from("s3://films/chest", data_dir, max_extracted_files=9)

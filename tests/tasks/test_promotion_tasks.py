@@ -12,8 +12,9 @@ from prefect.logging import disable_run_logger
 from prefect.testing.utilities import prefect_test_harness
 
 from cxr_model.errors import StorageError
+from cxr_model.promotion import Verdict
 from cxr_model.run_folder import RunFolder
-from tasks.promotion import promote_by_hand, registry_lock, roll_back
+from tasks.promotion import consider_promotion, promote_by_hand, registry_lock, roll_back
 from tasks.registry import VERSION_FILES, read_log
 from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
@@ -65,6 +66,25 @@ def test_a_rollback_to_weights_that_are_gone_is_refused(strict_store: ObjectStor
         with pytest.raises(StorageError, match=r"safetensors: is gone; choose another version wi"):
             roll_back.fn(location, "cxr3", "somebody", "worse")
     assert [each.run_id for each in read_log(strict_store, "cxr3")] == ["a", "b"]
+
+
+def test_a_gate_that_is_asked_again_does_not_overrule_the_operator(
+    strict_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may be started anew behind its promotion, hours after somebody rolled it back."""
+    won = Verdict(promote=True, why="better", gates=[], comparison=None)
+    monkeypatch.setattr("tasks.promotion._judge", lambda *_: won)
+    monkeypatch.setattr("tasks.promotion._tell", lambda *_: None)
+
+    def consider(run_id: str) -> Verdict:
+        return consider_promotion.fn(strict_store.location, tmp_path / run_id, "cxr3", run_id)
+
+    with disable_run_logger():
+        for run_id in "ab":
+            assert consider(run_id) == won
+        roll_back.fn(strict_store.location, "cxr3", "somebody", "worse")
+        assert consider("b") == won  # its decision of then
+    assert [each.run_id for each in read_log(strict_store, "cxr3")] == ["a", "b", "a"]
 
 
 @pytest.mark.slow

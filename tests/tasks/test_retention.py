@@ -108,6 +108,13 @@ def test_what_a_broken_off_publication_or_removal_left_goes_too(
     assert b"whole" not in store.read_bytes("index.html")
 
 
+def sweep_all(
+    folders: dict[str, tuple[Path, str]], data_dir: Path, store: ObjectStore
+) -> list[Item]:
+    lock = data_dir / "ingest.lock"
+    return sweep_disk.fn(folders, lock, store.location, Retention(), dry_run=False)
+
+
 def old_folder(path: Path) -> None:
     path.mkdir(parents=True)
     (path / "file").write_text("content")
@@ -122,9 +129,28 @@ def test_a_run_folder_in_use_stays(store: ObjectStore, tmp_path: Path) -> None:
         old_folder(runs / name)
     folders = {"run folder": (runs, "*"), "cache": (tmp_path / "not there", "*")}
     with FileLock(runs / ".busy.lock"):
-        found = sweep_disk.fn(folders, store.location, Retention(), dry_run=False)
+        found = sweep_all(folders, tmp_path, store)
     assert [each.name for each in found] == ["idle"]
     assert {path.name for path in runs.iterdir()} == {"busy", ".busy.lock"}
+
+
+def test_films_that_were_given_to_a_run_since_their_age_was_taken_stay(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        old_folder(tmp_path / "zip" / name)
+
+    def use(items: list[Item], limits: Limits, now: float) -> list[Item]:
+        os.utime(tmp_path / "zip" / "a")
+        return beyond(items, limits, now)
+
+    folders = {"unpacked zip": (tmp_path / "zip", "*")}
+    with FileLock(tmp_path / "ingest.lock"):  # somebody is being given films
+        assert sweep_all(folders, tmp_path, store) == []
+    monkeypatch.setattr("tasks.retention.beyond", use)
+    found = sweep_all(folders, tmp_path, store)
+    assert [each.name for each in found] == ["b"]
+    assert (tmp_path / "zip" / "a" / "file").exists()
 
 
 def test_nothing_is_left_of_what_was_removed(store: ObjectStore, tmp_path: Path) -> None:
@@ -134,7 +160,7 @@ def test_nothing_is_left_of_what_was_removed(store: ObjectStore, tmp_path: Path)
         old_folder(tmp_path / kind / "old")
     with FileLock(tmp_path / "run folder" / ".old.lock"):
         pass  # a run worked in it
-    found = sweep_disk.fn(folders, store.location, Retention(), dry_run=False)
+    found = sweep_all(folders, tmp_path, store)
     assert [(each.kind, each.name) for each in found] == [(kind, "old") for kind in kinds]
     assert [path for kind in kinds for path in (tmp_path / kind).iterdir()] == []
 
@@ -150,7 +176,7 @@ def test_films_of_kaggle_go_by_version_where_none_was_used_for_long(
         long_ago = time.time() - 400 * DAY
         os.utime(tmp_path / "kaggle/owner/slug" / version, (long_ago, long_ago))
     folders = {"Kaggle version": (tmp_path / "kaggle", "*/*/*")}
-    found = sweep_disk.fn(folders, store.location, Retention(), dry_run=False)
+    found = sweep_all(folders, tmp_path, store)
     assert sorted(each.name for each in found) == ["owner/slug/.4.removed", "owner/slug/5"]
     assert list(used.parent.iterdir()) == [used]
 

@@ -422,6 +422,12 @@ def test_an_endpoint_that_is_no_address_is_refused(url: str) -> None:
         StoreLocation(bucket="films", endpoint_url=url)
 
 
+def test_a_password_in_an_endpoint_is_refused_and_not_told() -> None:
+    with pytest.raises(ConfigError, match="CXR_S3_ENDPOINT_URL holds a name or a pass") as told:
+        StoreLocation(bucket="films", endpoint_url="https://user:secret@host:9000")
+    assert "secret" not in str(told.value)
+
+
 def test_a_location_needs_a_bucket() -> None:
     with pytest.raises(ConfigError, match="set CXR_S3_BUCKET to the name of a bucket"):
         StoreLocation(bucket="")

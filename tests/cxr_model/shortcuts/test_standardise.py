@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from cxr_model.errors import DataError
 from cxr_model.films import FilmSet
+from cxr_model.run_folder import sha256_file
 from cxr_model.shortcuts.standardise import match_histogram, mean_histogram, standardised_films
 
 
@@ -51,13 +53,20 @@ def test_films_are_cut_to_their_central_square(tmp_path: Path) -> None:
     tall = np.rot90(wide).copy()
     Image.fromarray(tall).save(tmp_path / "tall.png")
     level = np.full(256, 1 / 256)
-    films = standardised_films(tmp_path, ["wide.png", "tall.png"], 40, "grey", level)
+    paths = ["wide.png", "tall.png"]
+    digests = [sha256_file(tmp_path / path) for path in paths]
+    table = pd.DataFrame({"path": paths, "sha256": digests})
+    films = standardised_films(tmp_path, table, 40, "grey", level)
     assert films.shape == (2, 1, 40, 40)
     assert films.dtype == torch.uint8
     assert torch.equal(films[1, 0], torch.rot90(films[0, 0]))
     assert len(films[0].unique()) == 40
 
 
-def test_film_that_has_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.png: is not as indexed .*index the films anew"):
-        standardised_films(tmp_path, ["gone.png"], 32, "grey", np.full(256, 1 / 256))
+@pytest.mark.parametrize("is_there", [True, False])
+def test_film_that_has_gone_or_is_another_one_is_named(tmp_path: Path, is_there: bool) -> None:
+    if is_there:
+        Image.fromarray(ramp(0, 255)).save(tmp_path / "other.png")
+    table = pd.DataFrame({"path": ["other.png"], "sha256": ["0" * 64]})
+    with pytest.raises(DataError, match=r"other\.png: is not as indexed .*index the films anew"):
+        standardised_films(tmp_path, table, 32, "grey", np.full(256, 1 / 256))
