@@ -37,7 +37,7 @@ def test_one_that_crashed_behind_its_publication_is_done(
     publish_run(store, RunFolder(tmp_path / "run"), "folds", headline)
     monkeypatch.setattr(flows.crossval, "started_again", lambda: True)
     assert flows.crossval.crossval(run_id="folds") == "folds"
-    assert not settings.home.exists()
+    assert not (settings.runs_dir / "folds").exists()
 
 
 @pytest.mark.parametrize("restarted", [True, False])
