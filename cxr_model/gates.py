@@ -137,13 +137,12 @@ def _shortcut(evidence: Path) -> Finding:
     if not evidence.is_file():
         return None, "no audit for shortcuts was made"
     record = read_json(evidence)
-    above = f"accuracy above what no-lung evidence gives: {format_estimate(record['headline'])}"
-    first, *others = record["alarms"] or [record["verdict"]]
+    if not record["alarm"]:
+        return (None if record["doubt"] else True), record["verdict"].rstrip(".")
+    first, *others = record["alarms"]
     more = f", and {len(others)} more" if others else ""
-    words = f"{first}{more} ({above})"
-    if record["alarm"]:
-        return False, words
-    return (None if record["doubt"] else True), words
+    above = f"accuracy above what no-lung evidence gives: {format_estimate(record['headline'])}"
+    return False, f"{first}{more} ({above})"
 
 
 def _calibration(evidence: Path) -> Finding:
