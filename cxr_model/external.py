@@ -22,7 +22,7 @@ from cxr_model.predict import BATCH_SIZE, Predictor
 from cxr_model.reliability.judgement import ABSTAINED, OUTLIER
 from cxr_model.reports import figures
 from cxr_model.reports.page import data_uri, template_environment
-from cxr_model.run_folder import RunFolder, atomic_path, write_json, write_table
+from cxr_model.run_folder import RunFolder, atomic_path, read_json, write_json, write_table
 from cxr_model.splits import COLUMNS, EXTERNAL, group_films, write_splits
 
 SCHEMA_VERSION = 1
@@ -129,6 +129,8 @@ def evaluate_elsewhere(
             "patients": patient_summary(index),
         },
         "model": {"run_id": card.run_id, "sha256": predictor.digest},
+        # Of the network's own run: they go with its figures, wherever these are measured.
+        "gates": read_json(model.metrics).get("gates", []) if model.metrics.exists() else [],
         "network": {"name": card.network["name"], "num_parameters": card.num_parameters},
         "holdout": evaluate_predictions(
             predictions["label"].to_numpy(dtype=str),

@@ -135,7 +135,7 @@ def _torn(splits: pd.DataFrame, index: pd.DataFrame, column: str) -> list[str]:
 
 def _shortcut(evidence: Path) -> Finding:
     if not evidence.is_file():
-        return None, "no audit for shortcuts was made"
+        return None, "no audit for shortcuts was made (shortcuts.audit is off)"
     record = read_json(evidence)
     if not record["alarm"]:
         return (None if record["doubt"] else True), record["verdict"].rstrip(".")
@@ -154,7 +154,7 @@ def _calibration(evidence: Path) -> Finding:
 
 def _explanation(evidence: Path) -> Finding:
     if not evidence.is_file():
-        return None, "no method of explanation was tested"
+        return None, "no method of explanation was tested (explain.checks is off)"
     record = read_json(evidence)
     tested = record["methods"]
     methods = tested.values()

@@ -80,9 +80,10 @@ def evaluate_on(
         source=source,
     )
     get_run_logger().info(
-        "%d films, %d left out as known: balanced accuracy %s",
+        "%d films, %d left out as known, %d of a patient number known: balanced accuracy %s",
         metrics["holdout"]["n"],
         metrics["data"]["num_left_out"],
+        metrics["data"]["same_patient_number"],
         format_estimate(metrics["holdout"]["balanced_accuracy"]),
     )
     return headline(metrics) | {"model": metrics["model"]}

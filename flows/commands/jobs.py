@@ -262,7 +262,8 @@ def _print_outcome(run_id: str, settings: Settings, location: "StoreLocation") -
             f"{name} {state.upper() if state == 'failed' else state}"
             for name, state in gates.items()
         )
-        out.print(f"{'gates':<18} {', '.join(told)}")
+        whose = "its run's gates" if "model" in headline else "gates"  # of an evaluation
+        out.print(f"{whose:<18} {', '.join(told)}")
     out.print(f"report             {location.uri(f'runs/{run_id}/report.html')}")
     copy = settings.runs_dir / run_id / "report.html"
     if copy.exists():  # not when the worker is another machine

@@ -13,7 +13,7 @@ from cxr_model.errors import DataError
 from cxr_model.external import evaluate_elsewhere, unseen_films
 from cxr_model.index import build_index, write_index
 from cxr_model.run_comparison import unseen_films as comparable_films
-from cxr_model.run_folder import RunFolder
+from cxr_model.run_folder import RunFolder, write_json
 from cxr_model.summary import headline
 from tests.tiny_model import ALWAYS_ANSWER
 
@@ -70,6 +70,32 @@ def test_films_of_the_models_own_data_are_left_out_and_the_rest_is_measured(
     page = run.report.read_text()
     assert "4 of 18 films" in page
     assert "14 films it has never met" in page
+    assert "speaks against it" not in page
+
+
+def test_what_the_networks_own_run_found_against_it_stands_beside_its_figures_elsewhere(
+    run: RunFolder, model: RunFolder, index: pd.DataFrame, films: Path, tmp_path: Path
+) -> None:
+    states = {"leakage": True, "shortcut": False, "calibration": None}
+    gates = [
+        {"name": name, "passed": passed, "found": f"{name} found", "fails": False}
+        for name, passed in states.items()
+    ]
+    write_json(model.metrics, {"gates": gates})
+    report = build_cache(films, index, tmp_path / "cache", size_px=32, color="grey")
+    cache = FilmCache.open(report.folder)
+    found = evaluate_elsewhere(run, "elsewhere", model, CONFIG, cache, source="films")
+    assert headline(found)["gates"] == {
+        "leakage": "passed",
+        "shortcut": "failed",
+        "calibration": "undecided",
+    }
+    page = run.report.read_text()
+    assert "The evidence of the network&#39;s own run speaks against it" in page.replace(
+        "'", "&#39;"
+    )
+    assert "<strong>Shortcut: failed.</strong> Shortcut found." in page
+    assert "Calibration: failed" not in page
 
 
 @pytest.mark.parametrize("present", [["normal", "covid"], ["normal"]])
