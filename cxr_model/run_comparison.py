@@ -117,24 +117,26 @@ def too_few_groups(found: dict[str, Any]) -> str:
 
 def tell_comparison(found: dict[str, Any], first: str, second: str) -> str:
     """One sentence on what `compare_runs` found; the bootstrap decides, McNemar is beside it."""
-    gain = found["balanced_accuracy"]
-    better, worse = first, second
-    if gain["value"] is not None and gain["value"] < 0:
-        better, worse = second, first
-        gain = _turned(gain)
     on = f"on {found['n']} films that neither was trained on"
-    figures = (
-        f"balanced accuracy differs by {format_estimate(gain)}, McNemar "
+    turned = found | {"balanced_accuracy": _turned(found["balanced_accuracy"])}
+    for each, better, worse in ((found, first, second), (turned, second, first)):
+        if is_better(each):
+            return f"{better} is better than {worse} {on}: {_figures(each)}"
+    few = too_few_groups(found)
+    return f"no difference between {first} and {second} is shown {on}: {_figures(found)}{few}"
+
+
+def _figures(found: dict[str, Any]) -> str:
+    return (
+        f"balanced accuracy differs by {format_estimate(found['balanced_accuracy'])}, McNemar "
         f"p = {found['mcnemar']['p_value']:.2g}"
     )
-    if is_better(found | {"balanced_accuracy": gain}):
-        return f"{better} is better than {worse} {on}: {figures}"
-    few = too_few_groups(found)
-    return f"no difference between {first} and {second} is shown {on}: {figures}{few}"
 
 
 def _turned(estimate: dict[str, Any]) -> dict[str, Any]:
     """The same difference, seen from the other side."""
+    if estimate["value"] is None:
+        return estimate
     return estimate | {
         "value": -estimate["value"],
         "ci_low": -estimate["ci_high"],
