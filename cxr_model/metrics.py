@@ -148,7 +148,7 @@ def figure_slacks(
         for name, others in (("auroc", negatives), ("auprc", positives)):
             slacks[name].append(faultless_slack(points[name][c], positives, others))
     accuracy = mean_of_rates(points["accuracy"][None], drawn["accuracy"][None], num_groups)
-    # What MCC changes with an accuracy of 1, down to its lower end; a mixture of one is none.
+    # What MCC changes with an accuracy of 1; a mixture of one class is none.
     shares_C = groups_C["sensitivity"] / groups_C["sensitivity"].sum()
     mixture = 1 - (shares_C**2).sum()
     return {name: np.array(found) for name, found in slacks.items()} | {
