@@ -42,7 +42,8 @@ def compare_runs(first: RunFolder, second: RunFolder, *, draws: int, seed: int) 
     if len(common) < LEAST_FILMS:
         raise DataError(
             f"{len(common)} films were unseen by both, fewer than {LEAST_FILMS}; compare runs on "
-            "one data set, split alike, of more films or with a larger split.holdout_fraction"
+            "one data set, split alike, of more films or with a larger split.holdout_fraction, or "
+            "what 'cxr evaluate' made of both networks on films of elsewhere"
         )
     # Their digests stand for the films: a path is another one in each run.
     pair = [table.loc[common].rename_axis("path").reset_index() for table in (ours, theirs)]

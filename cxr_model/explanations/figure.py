@@ -1,6 +1,7 @@
 """Heat maps over films: red where a place speaks for the class, blue where against it."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -16,6 +17,7 @@ SIGNED_METHODS = ("occlusion", "integrated-gradients", "gradient-shap")
 GRAINY_METHODS = ("integrated-gradients", "gradient-shap")
 
 _OPACITY = 0.75  # of the strongest place; the film stays visible below it
+_LETTER_PX = 8  # more than the small font's letters are wide in the mean
 
 
 def film_tile(film: NDArray[np.uint8], mask: NDArray[np.bool_] | None) -> Image.Image:
@@ -57,20 +59,30 @@ def jpeg_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def explanation_panel(title: str, rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
-    """Captioned tiles side by side, one row for each class explained."""
-    gap, line = 12, 26
+def explanation_panel(
+    title: str, rows: Sequence[Sequence[tuple[str, Image.Image]]], note: str = ""
+) -> Image.Image:
+    """Captioned tiles side by side, one row for each class explained; ``note`` below them."""
+    gap, line, close_line = 12, 26, 18
     width = max(len(row) for row in rows) * (TILE_PX + gap) + gap
-    panel = Image.new("RGB", (width, line + len(rows) * (TILE_PX + line) + gap), "white")
+    bottom = line + len(rows) * (TILE_PX + line)
+    told = textwrap.wrap(note, width // _LETTER_PX)
+    panel = Image.new("RGB", (width, bottom + len(told) * close_line + gap), "white")
     draw = ImageDraw.Draw(panel)
     draw.text((gap, 5), title, fill=INK, font=ImageFont.load_default(16))
+    for number, words in enumerate(told):
+        draw.text((gap, bottom + number * close_line + 6), words, fill=INK, font=_small_font())
     for r, row in enumerate(rows):
         top = line + r * (TILE_PX + line)
         for c, (caption, tile) in enumerate(row):
             left = gap + c * (TILE_PX + gap)
-            draw.text((left, top + 6), caption, fill=INK, font=ImageFont.load_default(13))
+            draw.text((left, top + 6), caption, fill=INK, font=_small_font())
             panel.paste(tile, (left, top + line))
     return panel
+
+
+def _small_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(13)
 
 
 def _outlined(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Grad-CAM of the predicted class over each film, as small JPEGs."""
+"""Grad-CAM of the predicted class beside each film, as small JPEGs that bear its verdict."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from cxr_model.cache import Pixels
-from cxr_model.explanations.attribution import grad_cam_maps
-from cxr_model.explanations.figure import heat_map_tile, jpeg_bytes
+from cxr_model.explanations.attribution import METHOD_TITLES, grad_cam_maps
+from cxr_model.explanations.figure import (
+    explanation_panel,
+    film_tile,
+    heat_map_tile,
+    jpeg_bytes,
+)
 from cxr_model.predict import Predictor, ScoredBatch
 from cxr_model.run_folder import atomic_path
 from cxr_model.run_verdicts import SHOWN_METHOD
@@ -32,7 +37,9 @@ def heat_maps(predictor: Predictor, pixels: Pixels, targets: Sequence[int]) -> N
 
 
 def write_overlays(batch: ScoredBatch, predictor: Predictor, folder: Path) -> None:
-    """One file below ``folder`` for each film of the batch that could be decoded."""
+    """One file below ``folder`` for each film of the batch that could be decoded: the film, the
+    map over it, the decision, and whether such maps passed their checks in the network's run.
+    """
     films = batch.table[batch.table["error"] == ""]
     if films.empty:
         return
@@ -40,7 +47,14 @@ def write_overlays(batch: ScoredBatch, predictor: Predictor, folder: Path) -> No
     targets = [classes.index(name) for name in films["predicted"]]
     maps_NHW = heat_maps(predictor, batch.pixels, targets)
     names = map(overlay_name, films["path"], films["sha256"])
-    for name, pixels, map_HW in zip(names, batch.pixels, maps_NHW, strict=True):
-        tile = heat_map_tile(pixels, map_HW, SHOWN_METHOD, None)
+    answers = zip(names, films["decision"], films["predicted"], strict=True)
+    for answer, pixels, map_HW in zip(answers, batch.pixels, maps_NHW, strict=True):
+        name, decision, predicted = answer
+        map_tile = heat_map_tile(pixels, map_HW, SHOWN_METHOD, None)
+        tiles = [
+            ("film", film_tile(pixels, None)),
+            (f"{METHOD_TITLES[SHOWN_METHOD]}: {predicted}", map_tile),
+        ]
+        panel = explanation_panel(f"decision: {decision}", [tiles], predictor.verdicts.heat_maps)
         with atomic_path(folder / name) as temporary:
-            temporary.write_bytes(jpeg_bytes(tile))
+            temporary.write_bytes(jpeg_bytes(panel))

@@ -146,8 +146,8 @@ class _Scoring:
         failed = f"; {self.num_failed} not decoded, {self.failure}" if self.num_failed else ""
         rate = self.num_films / seconds
         err.print(
-            f"{self.num_films:,} films in {seconds:.1f} s, {rate:.1f} films/s; "
-            f"{self.num_outliers} outliers, {self.num_abstained} abstained{failed}"
+            f"films: {self.num_films:,} in {seconds:.1f} s, {rate:.1f} a second; outliers: "
+            f"{self.num_outliers}; abstained: {self.num_abstained}{failed}"
         )
 
 

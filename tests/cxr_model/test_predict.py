@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from cxr_model.errors import DataError, StorageError
+from cxr_model.explanations.figure import TILE_PX
 from cxr_model.explanations.overlays import overlay_name, write_overlays
 from cxr_model.film_files import FilmFile
 from cxr_model.predict import Predictor, decode_folder, score
@@ -133,9 +134,22 @@ def test_each_film_that_decodes_gets_a_small_overlay_of_its_name(
     expected = {overlay_name(film.path, film.sha256) for film in good.itertuples()}
     assert {path.name for path in tmp_path.iterdir()} == expected
     for path in tmp_path.iterdir():
-        assert path.stat().st_size < 30_000
+        assert path.stat().st_size < 60_000
         with Image.open(path) as image:
-            assert (image.mode, image.size) == ("RGB", (256, 256))
+            assert image.mode == "RGB"
+            assert image.width > 2 * TILE_PX
+
+
+def test_an_overlay_bears_the_verdict_on_its_method(predictor: Predictor, tmp_path: Path) -> None:
+    heights = []
+    for verdict in ("Passed.", "Failed: noise too weak to see changes it. " * 5):
+        judged = replace(predictor, verdicts=replace(predictor.verdicts, heat_maps=verdict))
+        for batch in score(films_of(film_bytes(0)), judged):
+            write_overlays(batch, judged, tmp_path)
+        (path,) = tmp_path.iterdir()
+        with Image.open(path) as image:
+            heights.append(image.height)
+    assert heights[1] > heights[0] + 20
 
 
 def test_films_to_compare_on_come_from_all_parts_of_a_folder(

@@ -98,7 +98,7 @@ def test_people_get_a_table_and_parquet_and_json_lines_the_same_numbers(here: Sh
     shown = here("predict", "films")
     assert "films/0.png" in shown.stdout
     assert "decision" in shown.stdout
-    assert "0 outliers, 0 abstained" in shown.stderr
+    assert "outliers: 0; abstained: 0" in shown.stderr
     for name in ("out.parquet", "out.jsonl"):
         assert here.ok("predict", "films", "--to", name, "--model", "tiny").strip() == name
     parquet = pd.read_parquet(here.folder / "out.parquet")

@@ -180,6 +180,17 @@ def test_tiles_are_small_jpegs_and_panels_line_them_up() -> None:
     assert panel.height > 2 * TILE_PX
 
 
+def test_a_panels_note_is_wrapped_inside_it_and_makes_it_as_much_longer() -> None:
+    tile = Image.new("RGB", (TILE_PX, TILE_PX), "white")
+    plain = np.asarray(explanation_panel("", [[("", tile), ("", tile)]]))
+    noted = np.asarray(explanation_panel("", [[("", tile), ("", tile)]], "many words " * 30))
+    assert (plain == 255).all()
+    rows, columns = np.nonzero((noted < 255).any(axis=2))
+    assert rows.min() > plain.shape[0] - TILE_PX // 8
+    assert rows.max() < noted.shape[0] - 5
+    assert 200 < columns.max() < noted.shape[1] - 5
+
+
 def test_formats_modes_and_jpeg_quality_are_drawn_for_each_class() -> None:
     record = hygiene_record(["normal", "covid"])
     record["fingerprint"]["covid"] = record["fingerprint"]["covid"] | {
