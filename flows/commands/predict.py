@@ -44,7 +44,7 @@ def predict(
     ] = None,
     explain: Annotated[
         Path | None,
-        typer.Option(help="Folder for a heat map over each film (Grad-CAM).", file_okay=False),
+        typer.Option(help="Folder for a heat map of each film (Grad-CAM).", file_okay=False),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
     as_json: Json = False,

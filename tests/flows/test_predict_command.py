@@ -79,7 +79,7 @@ def test_a_bad_film_is_told_beside_the_others_and_each_good_one_is_drawn(here: S
     assert (bad["predicted"], bad["probability_covid"]) == ("", None)
     assert bad["error"] == "no known image format"
     assert good["predicted"]
-    assert "2 films in" in done.stderr
+    assert "films: 2 in" in done.stderr
     told = " ".join(done.stderr.split())  # lines are folded at the terminal's width
     assert "network of run tiny; red gates: shortcut Grad-CAM heat maps below maps:" in told
     assert "This method was not put to the test in its run." in told
