@@ -16,7 +16,7 @@ from cxr_model.augment import augment_batch, draw_changes
 from cxr_model.config import AugmentConfig, TrainingConfig
 from cxr_model.distributed import Processes, loss_weight
 from cxr_model.errors import ConfigError
-from cxr_model.films import FilmSet, Normalisation, films_at_once, resize_films
+from cxr_model.films import FilmSet, Normalisation, resize_films
 from cxr_model.schedule import training_size_px
 
 _SAMPLE = 512
@@ -107,16 +107,15 @@ class Batches:
             weight=loss_weight(targets_B, self.class_weights),
         )
 
-    def unchanged(self, epoch: int, most: int) -> Iterator[Tensor]:
-        """This process's share of a sample of the films, normalised, in batches of about ``most``.
+    def unchanged(self, epoch: int, at_once: int) -> Iterator[Tensor]:
+        """This process's share of a sample of the films, normalised, ``at_once`` or somewhat more.
 
-        Above 256 px they are smaller (`films_at_once`), but never of one film, which batch norm
-        cannot take statistics over. The sample is the same each time.
+        Never of one film, which batch norm cannot take statistics over. The sample is the same
+        each time.
         """
         generator = torch.Generator().manual_seed(seed_of(f"{self.config.seed} sample"))
         rows_N = torch.randperm(len(self.films), generator=generator)[:_SAMPLE]
         size_px = self.size_px(epoch)
-        at_once = films_at_once(most, size_px)
         fewest = max(2, self.processes.count)
         for rows_B in rows_N.tensor_split(_num_batches(len(rows_N), at_once, fewest)):
             mine = rows_B[self.processes.share]

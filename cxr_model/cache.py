@@ -276,10 +276,9 @@ class _Store:
         return found
 
     def append(self, first_row: int, films: list[tuple[str, Pixels]]) -> None:
-        rows = [pixels.tobytes() for _, pixels in films]
-        entries = [(sha256, zlib.crc32(row)) for (sha256, _), row in zip(films, rows, strict=True)]
+        entries = [(sha256, zlib.crc32(pixels.data)) for sha256, pixels in films]
         for file, data in (
-            (self.pixels, b"".join(rows)),
+            (self.pixels, b"".join(pixels.data for _, pixels in films)),
             (self.ledger, _ledger_lines(entries, first_row)),
         ):
             with full_disk_told(file), file.open("ab") as stream:

@@ -24,6 +24,21 @@ _DAMAGE = (
 log = logging.getLogger(__name__)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read and its sums are right."""
+    try:
+        _require_whole(path)
+    except (OSError, *_DAMAGE):
+        return False
+    return True
+
+
+def _require_whole(path: Path) -> None:
+    with ZipFile(path) as archive:  # torch.load does not look at the sums
+        if damaged := archive.testzip():
+            raise BadZipFile(f"{damaged} is damaged")
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """A folder of ``step-00000042.pt`` files, of which the last two are kept."""
@@ -57,9 +72,7 @@ class Checkpoints:
         """
         for path in self.files():
             try:
-                with ZipFile(path) as archive:  # torch.load does not look at the sums
-                    if damaged := archive.testzip():
-                        raise BadZipFile(f"{damaged} is damaged")
+                _require_whole(path)
                 saved = torch.load(path, map_location="cpu", weights_only=True)
                 version, identity = saved["format_version"], saved["identity"]
                 state: State = saved["state"]

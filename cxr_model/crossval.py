@@ -1,5 +1,6 @@
 """Cross-validation: one fold on files, and what all folds together say."""
 
+import json
 import math
 import multiprocessing
 import os
@@ -23,9 +24,14 @@ from cxr_model.index import read_index
 from cxr_model.intervals import Slack, wilson_slack
 from cxr_model.launch import end_with_parent
 from cxr_model.paired import compare_predictions
-from cxr_model.run_folder import RunFolder, write_json, write_table
+from cxr_model.run_folder import RunFolder, read_json, write_json, write_table
 from cxr_model.splits import read_splits, write_splits
-from cxr_model.stages import predict_films, require_same_weights, train
+from cxr_model.stages import (
+    predict_films,
+    require_same_settings,
+    settings_of_the_training,
+    train,
+)
 from cxr_model.trainer import EpochRecord
 
 
@@ -92,13 +98,21 @@ def require_begun(run: RunFolder) -> None:
         )
 
 
-def check_begun_settings(run: RunFolder, config: RunConfig) -> None:
-    """Raise ``ConfigError`` where folds were begun with settings that give other weights.
+def check_begun_settings(run: RunFolder, config: RunConfig, crossval: CrossvalConfig) -> None:
+    """Raise ``ConfigError`` where folds were begun on other films, dealt out otherwise, or with
+    settings that give other weights.
 
-    To be asked before the run's ``config.json`` is written anew.
+    To be asked before the run's settings are written anew.
     """
-    if run.folds.exists() and run.config.exists():
-        require_same_weights(run.root.name, read_config(run.config), config)
+    if not (run.folds.exists() and run.config.exists()):
+        return
+    plan = json.loads(json.dumps(asdict(crossval)))  # tuples are lists in the file
+    require_same_settings(
+        run.root.name,
+        settings_of_the_training(read_config(run.config))
+        | {"crossval": read_json(run.crossval_config)},
+        settings_of_the_training(config) | {"crossval": plan},
+    )
 
 
 def check_begun_folds(run: RunFolder, crossval: CrossvalConfig) -> None:

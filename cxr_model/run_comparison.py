@@ -13,11 +13,11 @@ from cxr_model.splits import EXTERNAL, read_splits
 from cxr_model.stages import read_predictions
 
 LEAST_FILMS = 30
+"""Films that both runs must have in common; fewer decide nothing."""
 LEAST_GROUPS = 6
 """Of each class: of two equal networks whose accuracy varies by patient the first was called
 better in 20 % of simulations with one group in a class, in 10 % with two, in 3 % with six or
 more; 2.5 % would be right."""
-"""Films that both runs must have in common; fewer decide nothing."""
 _PREFIX = "probability_"
 _UNSEEN = ("holdout", EXTERNAL)
 

@@ -7,7 +7,7 @@ machine without Prefect too.
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -166,17 +166,25 @@ def settings_of_the_weights(config: RunConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def require_same_weights(run_id: str, begun: RunConfig, config: RunConfig) -> None:
-    """Raise ``ConfigError`` where a run that was ``begun`` would train other weights by ``config``.
+def settings_of_the_training(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """`settings_of_the_weights`, and those that decide which films they are trained on."""
+    films = ("data", "phantom", "labels", "hygiene", "split")
+    settings = asdict(config)
+    return settings_of_the_weights(config) | {group: settings[group] for group in films}
 
-    To be asked before the run's ``config.json`` is written anew.
+
+def require_same_settings(
+    run_id: str, begun: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise ``ConfigError`` where a setting of a group is not as the run was ``begun`` with.
+
+    To be asked before the run's settings are written anew, which lead back to its checkpoints.
     """
-    before = settings_of_the_weights(begun)
-    for group, settings in settings_of_the_weights(config).items():
+    for group, settings in now.items():
         for name, value in settings.items():
-            if value != before[group][name]:
+            if value != begun[group][name]:
                 raise ConfigError(
-                    f"{group}.{name}={value}: run {run_id} was begun with {before[group][name]}; "
+                    f"{group}.{name}={value}: run {run_id} was begun with {begun[group][name]}; "
                     "resume with that, or start a new run"
                 )
 

@@ -25,7 +25,7 @@ from cxr_model.config import AugmentConfig, TrainingConfig
 from cxr_model.cuda_graphs import Gradients, GraphedGradients
 from cxr_model.distributed import Processes, loss_share, synchronise_norms
 from cxr_model.errors import DivergenceError, OutOfMemory
-from cxr_model.films import predict_logits
+from cxr_model.films import films_at_once, predict_logits
 from cxr_model.schedule import learning_rate, make_optimizer
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,8 @@ class Trainer:
 
     def _recalibrate(self) -> None:
         """Take batch norm's statistics of the averaged weights, in parts that there is room for."""
-        most = _RECALIBRATED_AT_ONCE
+        size_px = self.batches.size_px(self.epoch)
+        most = max(_FEWEST_RECALIBRATED, films_at_once(_RECALIBRATED_AT_ONCE, size_px))
         while True:
             try:
                 with self._autocast():

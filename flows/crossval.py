@@ -28,7 +28,7 @@ from tasks.artifacts import show_link
 from tasks.crossval import settle_begun_folds, train_fold, write_crossval_report
 from tasks.ingest import ingest
 from tasks.prepare import build_image_cache, check_folds, index_films
-from tasks.publish import check_store, is_published, publish
+from tasks.publish import check_store, publish, settle_if_published
 from tasks.storage_location import StoreLocation
 
 
@@ -74,7 +74,7 @@ def crossval(
     """
     set_up_logging()
     restarted = started_again()
-    resume = resume or restarted
+    goes_on = resume or restarted
     run_id = own_run_id()
     settings = Settings.from_environment()
     device = resolve_device(config.training.device)
@@ -84,19 +84,19 @@ def crossval(
     root = settings.runs_dir / run_id
     with alone_in(root):
         # Asked here: the process that this one waited for may have come to its end.
-        if restarted and is_published(settings.store, run_id):
+        if restarted and settle_if_published(settings.store, root, run_id):
             return run_id
-        check_store(settings.store, run_id, new=None if resume else root)
-        if resume and not restarted:  # which has the settings that it began with
+        check_store(settings.store, run_id, new=None if goes_on else root)
+        if resume:
             require_begun(RunFolder(root))
-            check_begun_settings(RunFolder(root), config)
-        run = begin_run(root, config, keep=("folds",) if resume else ())
+            check_begun_settings(RunFolder(root), config, crossval)
+        run = begin_run(root, config, keep=("folds",) if goes_on else ())
         write_json(run.crossval_config, asdict(crossval))
         films = ingest(config, settings.data_dir, settings.store)
         index_films(run.root, config, films.root)
         check_folds(run.root, crossval)
         # Whoever asks for a resumption is told, a run that goes on by itself begins them anew.
-        settle_begun_folds(run.root, crossval, drop=restarted)
+        settle_begun_folds(run.root, crossval, drop=not resume)
         cache = build_image_cache(run.root, config, films.root, settings.cache_dir)
         with turn_at(settings.device_slot):
             train_folds.with_options(task_runner=runner.runner)(

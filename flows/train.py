@@ -86,10 +86,10 @@ def train(
         else:
             goes_on = resume or restarted
             check_store(settings.store, run_id, new=None if goes_on else root)
-            if resume and not restarted:  # which has the settings that it began with
+            if resume:
                 check_begun(settings.store, root, run_id, config)
             run = begin_run(root, config, keep=(".checkpoints",) if goes_on else ())
-            _work_through(run, config, run_id, settings, clock, resume=resume, restarted=restarted)
+            _work_through(run, config, run_id, settings, clock, goes_on=goes_on, resume=resume)
     with clock("promote"):
         consider_promotion(settings.store, root, model_name(config), run_id)  # tells of red gates
         enforce_gates(root, config)
@@ -105,11 +105,11 @@ def _work_through(
     settings: Settings,
     clock: StageClock,
     *,
+    goes_on: bool,
     resume: bool,
-    restarted: bool,
 ) -> None:
     store = settings.store
-    if resume or restarted:
+    if goes_on:
         find_checkpoint(store, run.root, run_id)
     else:
         forget_checkpoints(store, run_id)
@@ -128,7 +128,7 @@ def _work_through(
     with turn_at(settings.device_slot):
         with clock("train"):
             ours = [each for each in (cache, films.root) if each.is_relative_to(settings.home)]
-            training = _train(run, run_id, config, cache, settings, ours, restarted=restarted)
+            training = _train(run, run_id, config, cache, settings, ours, resume=resume)
         with clock("evaluate"):
             holdout = evaluate_holdout(run.root, config, cache)
         with clock("reliability"):
@@ -175,7 +175,7 @@ def _train(
     settings: Settings,
     in_use: list[Path],
     *,
-    restarted: bool,
+    resume: bool,
 ) -> TrainSummary:
     """From the newest checkpoint; a run that nobody restarted by hand may have to begin anew.
 
@@ -185,7 +185,7 @@ def _train(
     try:
         return train_network(run.root, run_id, config, cache, store, in_use)
     except OtherFilms as error:
-        if not restarted:
+        if resume:
             raise
         logger.warning("the films are others than when the run began, training anew: %s", error)
         forget_checkpoints(settings.store, run_id)

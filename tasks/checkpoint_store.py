@@ -53,12 +53,16 @@ class CheckpointWriter:
 
 
 def fetch_checkpoint(store: ObjectStore, run: RunFolder, run_id: str) -> bool:
-    """Fetch the bucket's checkpoint into ``run`` if it is newer; whether it was fetched."""
+    """Fetch the bucket's checkpoint into ``run`` where that has none, as new, that can be read;
+    whether it was fetched."""
+    from cxr_model.checkpoints import is_whole  # loads torch, which 'cxr train' does without
+
     try:
         latest = json.loads(store.read_bytes(_key(run_id, "latest.json")))
     except MissingObjectError:
         return False
-    if any(path.name >= latest["name"] for path in run.checkpoints.glob("*.pt")):
+    kept = [path for path in run.checkpoints.glob("*.pt") if path.name >= latest["name"]]
+    if any(map(is_whole, kept)):
         return False
     store.download_file(
         _key(run_id, latest["name"]),

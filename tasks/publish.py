@@ -9,7 +9,7 @@ from prefect import get_run_logger
 from cxr_model.config import RunConfig
 from cxr_model.config_json import config_of
 from cxr_model.run_folder import RunFolder
-from cxr_model.stages import require_same_weights
+from cxr_model.stages import require_same_settings, settings_of_the_training
 from tasks.checkpoint_store import (
     drop_checkpoints,
     fetch_checkpoint,
@@ -46,20 +46,31 @@ def check_store(location: StoreLocation, run_id: str, new: Path | None = None) -
 
 @storage_task()
 def check_begun(location: StoreLocation, run_root: Path, run_id: str, config: RunConfig) -> None:
-    """Raise ``ConfigError`` where ``config`` would train other weights than the run began with.
+    """Raise ``ConfigError`` where ``config`` would train on other films, or other weights, than
+    the run began with.
 
     Asked before the run's ``config.json`` is written anew, which leads back to its checkpoints.
     """
     with ObjectStore(location) as store:
-        begun = read_run_settings(store, RunFolder(run_root), run_id)
-    require_same_weights(run_id, config_of(begun, f"run {run_id}"), config)
+        begun = config_of(read_run_settings(store, RunFolder(run_root), run_id), f"run {run_id}")
+    require_same_settings(run_id, settings_of_the_training(begun), settings_of_the_training(config))
 
 
 @storage_task()
-def is_published(location: StoreLocation, run_id: str) -> bool:
-    """Whether a run that is started anew crashed behind its publication."""
+def settle_if_published(location: StoreLocation, run_root: Path, run_id: str) -> bool:
+    """Whether a run that is started anew crashed behind its publication; it is settled then."""
     with ObjectStore(location) as store:
-        return has_manifest(store, run_id)
+        if is_published := has_manifest(store, run_id):
+            write_index(store)  # what follows the manifest may be missing
+            _forget_served(store, run_root, run_id)
+    return is_published
+
+
+def _forget_served(store: ObjectStore, run_root: Path, run_id: str) -> None:
+    """Checkpoints of a published run, in the bucket and here."""
+    drop_checkpoints(store, run_id)
+    for folder in run_root.rglob(".checkpoints"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @storage_task()
@@ -76,7 +87,7 @@ def fetch_if_published(location: StoreLocation, runs_dir: Path, run_id: str) -> 
         evidence = [record.key for record in published if record.key.startswith("evidence/")]
         fetch_run(store, run_id, runs_dir, (*VERSION_FILES, *evidence))
         write_index(store)  # what follows the manifest may be missing
-        drop_checkpoints(store, run_id)
+        _forget_served(store, runs_dir / run_id, run_id)
     return True
 
 
@@ -89,9 +100,7 @@ def publish(location: StoreLocation, run_root: Path, run_id: str, headline: dict
     with ObjectStore(location) as store:
         manifest = publish_run(store, RunFolder(run_root), run_id, headline)
         url = report_url(store, run_id)
-        drop_checkpoints(store, run_id)
-    for folder in run_root.rglob(".checkpoints"):
-        shutil.rmtree(folder, ignore_errors=True)
+        _forget_served(store, run_root, run_id)
     get_run_logger().info(
         "%d objects, %.1f MB, below %s",
         len(manifest.objects),

@@ -292,6 +292,8 @@ def test_folds_of_the_same_films_stay(run: RunFolder) -> None:
     [
         ("training", {"epochs": 9}, "training.epochs=9: run .* was begun with 1; resume with that"),
         ("data", {"size_px": 96}, "data.size_px=96"),
+        ("data", {"source": "kaggle"}, "data.source=kaggle"),
+        ("labels", {"drop": ["covid"]}, "labels.drop="),
         ("network", {"dropout": 0.5}, "network.dropout=0.5"),
         ("augment", {"flip": False}, "augment.flip=False"),
     ],
@@ -300,16 +302,26 @@ def test_folds_begun_with_settings_of_other_weights_are_not_gone_on_with(
     run: RunFolder, config: RunConfig, group: str, changes: dict[str, Any], told: str
 ) -> None:
     write_json(run.config, asdict(config))
+    write_json(run.crossval_config, asdict(PLAN))
     changed = replace(config, **{group: replace(getattr(config, group), **changes)})
     with pytest.raises(ConfigError, match=told):
-        check_begun_settings(run, changed)
+        check_begun_settings(run, changed, PLAN)
 
 
 def test_folds_go_on_elsewhere_and_with_other_evidence(run: RunFolder, config: RunConfig) -> None:
     write_json(run.config, asdict(config))
+    write_json(run.crossval_config, asdict(PLAN))
     moved = replace(config.training, device="cuda:1", checkpoint_minutes=1, precision="float32")
     judged = replace(config.evaluate, bootstrap_draws=500)
-    check_begun_settings(run, replace(config, training=moved, evaluate=judged))
+    check_begun_settings(run, replace(config, training=moved, evaluate=judged), PLAN)
+
+
+def test_folds_dealt_out_otherwise_are_not_gone_on_with(run: RunFolder, config: RunConfig) -> None:
+    write_json(run.config, asdict(config))
+    write_json(run.crossval_config, asdict(PLAN))
+    for changes in ({"seed": 1}, {"repeats": 2}, {"validation_fraction": 0.2}):
+        with pytest.raises(ConfigError, match=f"crossval.{next(iter(changes))}=.*was begun with"):
+            check_begun_settings(run, config, replace(PLAN, **changes))
 
 
 @pytest.mark.parametrize("order", [("naive", "grouped"), ("grouped", "naive")])

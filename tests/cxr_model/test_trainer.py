@@ -12,7 +12,7 @@ from cxr_model.batches import Batch, Batches, TrainingFilms
 from cxr_model.config import AugmentConfig, NetworkConfig, TrainingConfig
 from cxr_model.distributed import Processes
 from cxr_model.errors import DivergenceError, OutOfMemory
-from cxr_model.films import FilmSet, Normalisation, predict_logits
+from cxr_model.films import FilmSet, Normalisation, films_at_once, predict_logits
 from cxr_model.network import build_network, network_arguments
 from cxr_model.schedule import one_cycle
 from cxr_model.trainer import EpochRecord, Trainer, balanced_accuracy
@@ -104,7 +104,7 @@ def test_statistics_are_taken_over_batches_that_fit_and_never_over_one_film(
     data = TrainingFilms(train=films, validation=None, num_classes=2)
     config = dataclasses.replace(QUICK, progressive=False)
     batches = Batches(data, config, AugmentConfig(), Processes.joined())
-    sizes = [len(x) for x in batches.unchanged(0, 64)]
+    sizes = [len(x) for x in batches.unchanged(0, films_at_once(64, size_px))]
     assert sum(sizes) == num
     assert min(2, num) <= min(sizes) <= max(sizes) <= most
 

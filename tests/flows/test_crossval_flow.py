@@ -13,7 +13,8 @@ import flows.crossval
 from cxr_model.config import RunConfig, TrainingConfig
 from cxr_model.config_json import read_config
 from cxr_model.errors import ConfigError
-from cxr_model.run_folder import RunFolder, write_json
+from cxr_model.folds import CrossvalConfig
+from cxr_model.run_folder import RunFolder, read_json, write_json
 from flows.settings import Settings
 from tasks.run_store import publish_run
 from tasks.storage import ObjectStore
@@ -35,21 +36,25 @@ def test_one_that_crashed_behind_its_publication_is_done(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "crossval.json").write_text("{}")
     publish_run(store, RunFolder(tmp_path / "run"), "folds", headline)
+    store.delete("index.html")  # as if it had not come so far
+    checkpoints = RunFolder(settings.runs_dir / "folds").fold("naive-1-1").checkpoints
+    checkpoints.mkdir(parents=True)
     monkeypatch.setattr(flows.crossval, "started_again", lambda: True)
     assert flows.crossval.crossval(run_id="folds") == "folds"
-    assert not (settings.runs_dir / "folds").exists()
+    assert b"folds" in store.read_bytes("index.html")
+    assert not checkpoints.exists()
 
 
-@pytest.mark.parametrize("restarted", [True, False])
+@pytest.mark.parametrize("resume", [True, False])
 def test_folds_of_films_that_changed_are_dropped_where_nobody_asked_to_go_on(
-    restarted: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    resume: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled: list[tuple[Path, bool]] = []
 
     def stop(*_: object) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr(flows.crossval, "started_again", lambda: restarted)
+    monkeypatch.setattr(flows.crossval, "started_again", lambda: True)
     for name in ("ingest", "index_films", "check_folds"):
         monkeypatch.setattr(flows.crossval, name, Mock())
     monkeypatch.setattr(
@@ -58,8 +63,8 @@ def test_folds_of_films_that_changed_are_dropped_where_nobody_asked_to_go_on(
     monkeypatch.setattr(flows.crossval, "build_image_cache", stop)
     write_json(RunFolder(settings.runs_dir / "folds").crossval_config, {})
     with pytest.raises(InterruptedError):
-        flows.crossval.crossval(run_id="folds", resume=True)
-    assert settled == [(settings.runs_dir / "folds", restarted)]
+        flows.crossval.crossval(run_id="folds", resume=resume)
+    assert settled == [(settings.runs_dir / "folds", not resume)]
 
 
 @pytest.mark.parametrize("restarted", [True, False])
@@ -68,12 +73,17 @@ def test_whoever_asks_for_other_settings_of_folds_that_are_begun_is_refused(
 ) -> None:
     run = RunFolder(settings.runs_dir / "begun")
     write_json(run.config, asdict(RunConfig()))
-    write_json(run.crossval_config, {})
+    write_json(run.crossval_config, asdict(CrossvalConfig()))
     run.folds.mkdir()
     monkeypatch.setattr(flows.crossval, "started_again", lambda: restarted)
     monkeypatch.setattr(flows.crossval, "ingest", Mock(side_effect=InterruptedError))
     other = RunConfig(training=TrainingConfig(epochs=3))
-    with pytest.raises(InterruptedError if restarted else ConfigError):
+    with pytest.raises(ConfigError, match=r"training\.epochs=3: run begun was begun with 60"):
         flows.crossval.crossval(other, run_id="begun", resume=True)
+    with pytest.raises(ConfigError, match=r"crossval\.num_folds=3: run begun was begun with 5"):
+        flows.crossval.crossval(crossval=CrossvalConfig(num_folds=3), run_id="begun", resume=True)
     # What is refused leaves the settings that the folds are of.
-    assert read_config(run.config).training.epochs == (3 if restarted else 60)
+    assert read_config(run.config) == RunConfig()
+    assert read_json(run.crossval_config)["num_folds"] == 5
+    with pytest.raises(InterruptedError):
+        flows.crossval.crossval(run_id="begun", resume=True)

@@ -214,6 +214,9 @@ def test_a_resumption_by_other_settings_is_refused_and_the_way_back_stays(
     other = replace(begun, training=replace(begun.training, epochs=100))
     with pytest.raises(ConfigError, match=r"training\.epochs=100: run r was begun with 60; resume"):
         train(other, run_id="r", resume=True)
+    elsewhere = replace(begun, data=replace(begun.data, source="kaggle"))
+    with pytest.raises(ConfigError, match=r"data\.source=kaggle: run r was begun with phantom"):
+        train(elsewhere, run_id="r", resume=True)
     with pytest.raises(ConfigError, match="run r: is no cross-validation begun on this machine"):
         crossval(begun, run_id="r", resume=True)
     with pytest.raises(StorageError, match=r"neither .* knows it; without --resume a new one beg"):

@@ -33,23 +33,23 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def train(root: Path, *, restarted: bool, other: str = "films") -> object:
+def train(root: Path, *, resume: bool, other: str = "films") -> object:
     run = RunFolder(root)
     run.checkpoints.mkdir()
     settings = Settings.from_environment({"CXR_HOME": str(root)})
-    return flows.train._train(run, other, RunConfig(), root, settings, [], restarted=restarted)
+    return flows.train._train(run, other, RunConfig(), root, settings, [], resume=resume)
 
 
 def test_a_run_started_anew_by_itself_trains_anew_where_films_arrived(
     calls: list[str], tmp_path: Path
 ) -> None:
-    assert train(tmp_path, restarted=True) == "weights"
+    assert train(tmp_path, resume=False) == "weights"
     assert calls == ["train", "forget", "train"]
 
 
 def test_whoever_asks_for_a_resumption_is_told_instead(calls: list[str], tmp_path: Path) -> None:
     with pytest.raises(CheckpointMismatch, match="other films"):
-        train(tmp_path, restarted=False)
+        train(tmp_path, resume=True)
     assert calls == ["train"]
     assert RunFolder(tmp_path).checkpoints.exists()
 
@@ -58,7 +58,7 @@ def test_a_device_of_another_precision_costs_no_checkpoint(
     calls: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointMismatch, match="other precision"):
-        train(tmp_path, restarted=True, other="precision")
+        train(tmp_path, resume=False, other="precision")
     assert calls == ["train"]
     assert RunFolder(tmp_path).checkpoints.exists()
 

@@ -1,6 +1,7 @@
 """Checkpoints in the bucket: the newest one, whole, with what is needed to go on."""
 
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -25,7 +26,8 @@ def started_run(root: Path) -> RunFolder:
 
 def checkpoint(run: RunFolder, step: int) -> Path:
     path = run.checkpoints / f"step-{step:08d}.pt"
-    path.write_bytes(bytes([step]) * 1000)
+    with ZipFile(path, "w") as archive:
+        archive.writestr("state", bytes([step]) * 1000)
     return path
 
 
@@ -52,7 +54,7 @@ def test_another_machine_goes_on_from_the_newest_checkpoint(
     assert fetch_checkpoint(either_store, elsewhere, "r")
     (fetched,) = elsewhere.checkpoints.iterdir()
     assert fetched.name == "step-00000006.pt"
-    assert fetched.read_bytes() == bytes([6]) * 1000
+    assert fetched.read_bytes() == (run.checkpoints / fetched.name).read_bytes()
     assert keys(either_store, "r") == ["config.json", "latest.json", "step-00000006.pt"]
 
 
@@ -74,6 +76,22 @@ def test_a_state_from_before_a_roll_back_gives_way_to_the_one_after_it(
     elsewhere = RunFolder(tmp_path / "elsewhere")
     assert fetch_checkpoint(store, elsewhere, "r")
     assert [path.name for path in elsewhere.checkpoints.iterdir()] == ["step-00000005.pt"]
+
+
+@pytest.mark.parametrize("step", [6, 7])
+def test_the_buckets_checkpoint_stands_in_for_a_damaged_one(
+    step: int, store: ObjectStore, tmp_path: Path
+) -> None:
+    run, elsewhere = started_run(tmp_path / "here"), started_run(tmp_path / "elsewhere")
+    put_checkpoints(store, run, "r", 6)
+    kept = checkpoint(elsewhere, step)
+    assert not fetch_checkpoint(store, elsewhere, "r")
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    assert fetch_checkpoint(store, elsewhere, "r")
+    fetched = elsewhere.checkpoints / "step-00000006.pt"
+    assert fetched.read_bytes() == (run.checkpoints / fetched.name).read_bytes()
 
 
 def test_the_runs_own_folder_comes_first(store: ObjectStore, tmp_path: Path) -> None:
