@@ -7,8 +7,7 @@ A store is a folder such as ``224px-grey-v1`` with two files that only grow:
   line is, so whatever a killed process leaves behind, a line in the ledger stands for a film.
 
 Films are keyed by the SHA-256 of their file: data sets share a store, duplicates a row, and a
-changed file is another film. Measured on two cores: 505 to 577 films/s to 224 px grey from 1,124
-films, most of them JPEGs of 1024 x 1024 px; decoding and resizing alone gives 590 to 633.
+changed file is another film. How fast: ``docs/benchmarks.md``.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +42,8 @@ FORMAT_VERSION = 1
 """Part of each store's name; raise it whenever ``film_pixels`` returns other pixels."""
 
 _MAX_PIXELS = 89_478_485  # Pillow warns above this; a 35 x 43 cm film at 600 dpi is below
-_CHUNK_BYTES = 16 * 2**20
+_CHUNK_BYTES = 4 * 2**20
+_FILMS_A_TASK = 8  # one by one, handing them over cost 3 % of the time
 _HEADER = b"sha256,row,crc32\n"
 _LEDGER_LINE = re.compile(rb"([0-9a-f]{64}),(0|[1-9]\d*),([0-9a-f]{8})\n")
 _STORE_NAME = re.compile(rf"(\d+)px-(grey|rgb)-v{FORMAT_VERSION}")
@@ -163,7 +163,7 @@ def build_cache(
 ) -> CacheReport:
     """Decode the readable films of ``index`` that the store below ``folder`` does not hold yet.
 
-    Safe to kill and to call again: at most two chunks (of 16 MiB of pixels) are decoded twice. Rows
+    Safe to kill and to call again: at most two chunks (of 4 MiB of pixels) are decoded twice. Rows
     that are reused are read and checked against their CRC first, and damaged ones decoded anew.
     A second process that builds the same store waits. Counts are of distinct files.
 
@@ -180,12 +180,14 @@ def build_cache(
         if progress:
             progress(num_done, len(films))
         num_chunk = max(1, _CHUNK_BYTES // store.row_bytes)
-        decoded = map_ahead(
-            lambda film: (film[0], _read_pixels(root, size_px, color, *film)),
-            zip(missing["sha256"], missing["path"], strict=True),
+        rows = zip(missing["sha256"], missing["path"], strict=True)
+        parts = map_ahead(
+            lambda part: [(film[0], _read_pixels(root, size_px, color, *film)) for film in part],
+            iter(lambda: list(islice(rows, _FILMS_A_TASK)), []),
             num_threads=os.cpu_count() or 1,  # Pillow and hashlib let go of the GIL
-            num_ahead=num_chunk,  # decoded while the one before is written
+            num_ahead=-(-num_chunk // _FILMS_A_TASK),  # decoded while the chunk before is written
         )
+        decoded = chain.from_iterable(parts)
         while chunk := list(islice(decoded, num_chunk)):
             store.append(num_rows, chunk)
             num_rows += len(chunk)
