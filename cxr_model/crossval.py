@@ -104,7 +104,7 @@ def check_begun_settings(run: RunFolder, config: RunConfig, crossval: CrossvalCo
 
     To be asked before the run's settings are written anew.
     """
-    if not (run.folds.exists() and run.config.exists()):
+    if not all(path.exists() for path in (run.folds, run.config, run.crossval_config)):
         return
     plan = json.loads(json.dumps(asdict(crossval)))  # tuples are lists in the file
     require_same_settings(

@@ -88,7 +88,8 @@ def crossval(
             return run_id
         check_store(settings.store, run_id, new=None if goes_on else root)
         if resume:
-            require_begun(RunFolder(root))
+            if not restarted:  # which may be on another machine, where all folds begin anew
+                require_begun(RunFolder(root))
             check_begun_settings(RunFolder(root), config, crossval)
         run = begin_run(root, config, keep=("folds",) if goes_on else ())
         write_json(run.crossval_config, asdict(crossval))

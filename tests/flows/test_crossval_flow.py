@@ -87,3 +87,6 @@ def test_whoever_asks_for_other_settings_of_folds_that_are_begun_is_refused(
     assert read_json(run.crossval_config)["num_folds"] == 5
     with pytest.raises(InterruptedError):
         flows.crossval.crossval(run_id="begun", resume=True)
+    # What begins anew by itself may do so on a machine that has none of it.
+    with pytest.raises(InterruptedError if restarted else ConfigError):
+        flows.crossval.crossval(run_id="elsewhere", resume=True)
