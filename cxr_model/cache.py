@@ -164,8 +164,9 @@ def build_cache(
     """Decode the readable films of ``index`` that the store below ``folder`` does not hold yet.
 
     Safe to kill and to call again: at most two chunks (of 4 MiB of pixels), or some sixteen films
-    where those are larger, are decoded twice. Rows that are reused are read and checked against their CRC first, and damaged ones decoded anew.
-    A second process that builds the same store waits. Counts are of distinct files.
+    where those are larger, are decoded twice. Rows that are reused are read and checked against
+    their CRC first, and damaged ones decoded anew. A second process that builds the same store
+    waits. Counts are of distinct files.
 
     Raises DataError for a film that cannot be decoded or has changed since it was indexed.
     """
